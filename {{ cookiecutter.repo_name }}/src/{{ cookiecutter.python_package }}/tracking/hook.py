@@ -1,0 +1,176 @@
+"""``MlflowPipelineHook``: which Kedro event does what."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kedro.config import AbstractConfigLoader, MissingConfigException
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CachedDataset, DataCatalog, DatasetError
+from kedro.pipeline import Pipeline
+from kedro.utils import load_obj
+
+from .config import current_config, remember
+from .dataset import Binding, MlflowMetricsDataset
+from .provenance import parameters
+from .run import TrackedRun, settle
+from .store import MlflowRun, default_store
+
+logger = logging.getLogger(__name__)
+
+
+class MlflowPipelineHook:
+    """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it with the truth.
+
+    Register it once, in ``settings.py``: ``HOOKS = (MlflowPipelineHook(),)``. All Kedro runs of
+    a process share it, on any number of threads; what it knows of one it keeps under the
+    identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[int, TrackedRun] = {}
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Take note of the configuration; name the metrics datasets after their entries."""
+        remember(context.config_loader, context.project_path)
+        _name_entries(context.config_loader)
+        if _is_notebook() and (config := current_config()):
+            default_store(config.tracking_uri)
+
+    @hook_impl(wrapper=True)
+    def before_pipeline_run(
+        self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
+    ) -> Generator[None, Any, Any]:
+        """Around the other hooks: Kedro tells nobody when one of them fails here."""
+        self._open(run_params, pipeline, catalog)
+        try:
+            return (yield)
+        except BaseException as error:
+            self._close(id(catalog), "FAILED", error)
+            raise
+
+    @hook_impl
+    def before_node_run(self, catalog: DataCatalog) -> None:
+        """Make the run the one of the node's own MLflow calls."""
+        if run := self._runs.get(id(catalog)):
+            run.activate()  # ThreadRunner's nodes run on threads of their own
+
+    @hook_impl(wrapper=True)
+    def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
+        """Close the run, after the other hooks: FAILED if one of them fails."""
+        try:
+            result = yield
+        except BaseException as error:
+            self._close(id(catalog), "FAILED", error)
+            raise
+        self._close(id(catalog), "FINISHED")
+        return result
+
+    @hook_impl(wrapper=True)
+    def on_pipeline_error(
+        self, error: Exception, catalog: DataCatalog
+    ) -> Generator[None, Any, Any]:
+        """Close the run as FAILED, after the other hooks."""
+        try:
+            return (yield)
+        finally:
+            try:
+                self._close(id(catalog), "FAILED", error)
+            except Exception:  # the pipeline's own error is the one to raise
+                logger.exception("The MLflow run could not be closed as FAILED.")
+
+    def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        config = current_config()
+        if config is None:
+            return
+        datasets = _metrics_datasets(pipeline, catalog)
+        wanted = any(not dataset.has_own_run for dataset in datasets.values())
+        if config.track == "never":
+            _bind(datasets, config.separator, None)
+        elif config.track == "always" or wanted:
+            run = settle(config, run_params, Path(run_params["project_path"]))
+            self._runs[id(catalog)] = run
+            # Ctrl-C reaches no hook. The catalog ends with the Kedro run, or with the process.
+            weakref.finalize(catalog, self._close, id(catalog), "KILLED")
+            if config.log_params:
+                run.log_params(parameters(pipeline, catalog))
+            _bind(datasets, config.separator, run.run, is_new=run.opened)
+        else:  # every metrics dataset has a run of its own
+            _bind(datasets, config.separator, MlflowRun(config.tracking_uri, run_id=""))
+
+    def _close(self, catalog_id: int, status: str, error: BaseException | None = None) -> None:
+        if run := self._runs.pop(catalog_id, None):
+            run.close(status, error)
+
+
+def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
+    """The metrics datasets that the pipeline uses, by name; no other dataset is built for it."""
+    found = {}
+    for name in sorted(pipeline.datasets()):
+        try:
+            kind = load_obj(catalog.get_type(name) or "builtins.object")
+        except (DatasetError, ImportError, AttributeError):
+            continue  # Kedro tells, when it builds the dataset
+        if issubclass(kind, MlflowMetricsDataset | CachedDataset):
+            dataset = catalog.get(name)
+            dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
+            if isinstance(dataset, MlflowMetricsDataset):
+                found[name] = dataset
+    return found
+
+
+def _bind(
+    datasets: Mapping[str, MlflowMetricsDataset],
+    separator: str,
+    run: MlflowRun | None,
+    *,
+    is_new: bool = False,
+) -> None:
+    bindings = {name: Binding(name, _prefix(name), separator, run, is_new) for name in datasets}
+    starts = {name: datasets[name].key_start(binding) for name, binding in bindings.items()}
+    for name, dataset in datasets.items():
+        rivals = tuple(
+            other
+            for other, start in starts.items()
+            if other != name and (start.startswith(starts[name]) or starts[name].startswith(start))
+        )
+        dataset.bind(replace(bindings[name], rivals=rivals))
+
+
+def _prefix(name: str) -> str:
+    """The dataset's name, without what Kedro calls transcoding: ``metrics@best``."""
+    return name.partition("@")[0]
+
+
+def _name_entries(loader: AbstractConfigLoader) -> None:
+    """Give each metrics dataset its catalog name as prefix, in the configuration itself.
+
+    So it has one in a notebook too, where no pipeline runs. The name of a dataset factory,
+    ``{name}_metrics``, is filled in by Kedro, like any value of its entry.
+    """
+    try:
+        entries = loader["catalog"]
+    except (KeyError, MissingConfigException):
+        return
+    for name, entry in entries.items():
+        for config in (entry, entry.get("dataset")) if isinstance(entry, dict) else ():
+            if isinstance(config, dict) and config.get("prefix") is None and _is_ours(config):
+                config["prefix"] = _prefix(name)
+    loader["catalog"] = entries  # https://docs.kedro.org: what is set here is not read again
+
+
+def _is_ours(entry: Mapping[str, Any]) -> bool:
+    return str(entry.get("type")).rpartition(".")[2] == MlflowMetricsDataset.__name__
+
+
+def _is_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and ipython.get_ipython() is not None

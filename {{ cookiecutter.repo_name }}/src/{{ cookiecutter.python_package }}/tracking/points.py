@@ -1,0 +1,258 @@
+"""What a node returned, as validated points.
+
+Everything here is a pure function of plain data: no MLflow, no file, no clock.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from reprlib import repr as short
+from typing import Any
+
+A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
+A_STEP = "a step is a whole number that fits in 64 bits"
+A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
+A_METRIC = (
+    "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
+    " array of these, {step: v, ...}, or a mapping of names to metrics"
+)
+
+# MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
+# paths of at most 250 characters. A colon is replaced everywhere: a key is the same on all
+# machines.
+_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
+MAX_KEY_LENGTH = 250
+MAX_STEP = 2**63 - 1
+# MLflow's SQL stores keep an infinity as the largest double of its sign.
+_LARGEST = math.nextafter(math.inf, 0)
+
+
+class PointsError(ValueError):
+    """A payload that is not metrics. The message names the metric, the step and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Points:
+    """The points of one metric, in the order in which they were given.
+
+    Attributes:
+        name: The metric's name; nested names are joined by the separator.
+        values: One float a point; NaN and infinities included.
+        steps: One step a point, ``None`` where none was given.
+        timestamps: One a point, in milliseconds since the epoch, ``None`` where none was given.
+    """
+
+    name: str
+    values: Sequence[float]
+    steps: Sequence[int | None]
+    timestamps: Sequence[int | None]
+
+    def numbered(self, first: int) -> list[int]:
+        """The steps, where a missing one is the last plus 1, and the very first is ``first``.
+
+        Raises:
+            PointsError: The count leaves 64 bits.
+        """
+        steps: list[int] = []
+        for step in self.steps:
+            steps.append(step if step is not None else steps[-1] + 1 if steps else first)
+        if any(step > MAX_STEP for step in steps):
+            raise PointsError(f"Metric {self.name!r} has no step after {MAX_STEP}; {A_STEP}.")
+        return steps
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return all(map(math.isfinite, self.values))
+
+
+def parse(data: object, separator: str = ".") -> list[Points]:
+    """The points of all metrics in what a node returned.
+
+    Args:
+        data: A mapping of metric name to a metric:
+
+            - a real number: one point at the next step;
+            - ``{"value": v}``, with ``"step"`` and ``"timestamp"`` (ms) if wanted: one point;
+            - a list, tuple, 1-d array or Series of these: one point each;
+            - ``{step: v, ...}`` with whole-number keys: one point each;
+            - a mapping of names to metrics: the same, one level down.
+        separator: Joins the names of nested mappings.
+
+    Raises:
+        PointsError: Anything else, at any depth. Nothing is returned in part.
+    """
+    if not isinstance(data, Mapping):
+        raise PointsError(
+            f"Metrics are a mapping of names to metrics, not {_told(data)}; return a dict."
+        )
+    return list(_walk(data, (), separator))
+
+
+def keyed(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
+    """The metrics under the keys that they have in MLflow: prefix, separator, name.
+
+    Raises:
+        PointsError: Two names make the same key, or a key is too long for MLflow.
+    """
+    start = key_start(prefix, separator)
+    keys: dict[str, Points] = {}
+    for metric in metrics:
+        key = start + clean(metric.name)
+        if key in keys:
+            raise PointsError(
+                f"The metric names {keys[key].name!r} and {metric.name!r} are one key in MLflow,"
+                f" {key!r}; rename one of them."
+            )
+        if len(key) > MAX_KEY_LENGTH:
+            raise PointsError(
+                f"The key {short(key)} has {len(key)} characters; MLflow allows"
+                f" {MAX_KEY_LENGTH}. Shorten the metric's name or set a shorter 'prefix'."
+            )
+        keys[key] = metric
+    return keys
+
+
+def key_start(prefix: str, separator: str) -> str:
+    """What every key of a prefix begins with; nothing for the prefix ``""``."""
+    return clean(prefix) + separator if prefix else ""
+
+
+def clean(name: str) -> str:
+    """The name, with what MLflow refuses in it replaced by ``_``.
+
+    Refused are all characters but letters, digits, ``_ - . /`` and spaces, and the parts of a
+    path that would make it another path (``a//b``, ``./a``, ``..``).
+    """
+    parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
+    return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
+
+
+def restore(points: Iterable[tuple[int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
+    """The stored points of one metric in the shape they are saved in.
+
+    One point is ``{"value": float, "step": int}``, several are a list of these in step order.
+    MLflow's SQL stores keep an infinity as the largest double; it is an infinity again here.
+    """
+    shaped = [{"value": _unbounded(value), "step": step} for step, value in points]
+    shaped.sort(key=lambda point: point["step"])
+    return shaped[0] if len(shaped) == 1 else shaped
+
+
+def _unbounded(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) == _LARGEST else value
+
+
+def _walk(data: Mapping[Any, Any], path: tuple[str, ...], separator: str) -> Iterator[Points]:
+    for name, value in data.items():
+        if not isinstance(name, str) or not name.strip():
+            within = f" in {separator.join(path)!r}" if path else ""
+            raise PointsError(
+                f"The metric name {_told(name)}{within} is not one; a name is a non-empty string."
+            )
+        full = separator.join((*path, name))
+        if isinstance(value, Mapping) and _is_names(value):
+            yield from _walk(value, (*path, name), separator)
+        else:
+            yield _metric(full, value)
+
+
+def _is_names(value: Mapping[Any, Any]) -> bool:
+    return not _is_point(value) and not all(_whole(key) is not None for key in value)
+
+
+def _is_point(value: Mapping[Any, Any]) -> bool:
+    return "value" in value or (bool(value) and set(value) <= {"step", "timestamp"})
+
+
+def _metric(name: str, value: Any) -> Points:
+    value = _plain(name, value)
+    rows: list[tuple[float, int | None, int | None]]
+    if isinstance(value, Mapping) and not _is_point(value):
+        rows = [
+            (_number(name, item, f"step {step}"), _step(name, step), None)
+            for step, item in value.items()
+        ]
+    elif isinstance(value, list | tuple):
+        rows = [_row(name, item, f"item {index}") for index, item in enumerate(value)]
+    elif isinstance(value, Mapping | numbers.Real):
+        rows = [_row(name, value, "its value")]
+    else:
+        raise PointsError(f"Metric {name!r} is {_told(value)}; {A_METRIC}.")
+    values, steps, timestamps = zip(*rows, strict=True) if rows else ((), (), ())
+    return Points(name, values, steps, timestamps)
+
+
+def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | None]:
+    if not isinstance(item, Mapping):
+        return _number(name, item, where), None, None
+    unknown = [key for key in item if key not in ("value", "step", "timestamp")]
+    if unknown or "value" not in item:
+        problem = f"the unknown field {unknown[0]!r}" if unknown else "no 'value'"
+        raise PointsError(
+            f"A point of metric {name!r} has {problem} ({short(dict(item))});"
+            " a point has 'value' and, if wanted, 'step' and 'timestamp'."
+        )
+    step = _step(name, item["step"]) if "step" in item else None
+    where = where if step is None else f"step {step}"
+    stamp = _timestamp(name, item["timestamp"], where) if "timestamp" in item else None
+    return _number(name, item["value"], where), step, stamp
+
+
+def _number(name: str, value: Any, where: str) -> float:
+    scalar = _plain(name, value)
+    try:
+        if isinstance(scalar, numbers.Real):
+            return float(scalar)
+    except OverflowError:
+        pass
+    raise PointsError(f"Metric {name!r}, {where}, is {_told(value)}; {A_VALUE}.")
+
+
+def _step(name: str, value: Any) -> int:
+    step = _whole(value)
+    if step is None or abs(step) > MAX_STEP:
+        raise PointsError(f"Metric {name!r} has the step {_told(value)}; {A_STEP}.")
+    return step
+
+
+def _timestamp(name: str, value: Any, where: str) -> int:
+    stamp = _whole(value)
+    if stamp is None or not 0 <= stamp <= MAX_STEP:
+        raise PointsError(
+            f"Metric {name!r}, {where}, has the timestamp {_told(value)}; {A_TIMESTAMP}."
+        )
+    return stamp
+
+
+def _whole(value: Any) -> int | None:
+    """The value as an int, if it is one: 3, ``numpy.int64(3)`` or 3.0; not True, not "3"."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if math.isfinite(value) and value == math.floor(value) else None
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Arrays, Series and tensors as Python's own numbers and lists; all else as it is.
+
+    Told by ``ndim``, which NumPy, pandas, PyTorch, JAX and TensorFlow share.
+    """
+    dimensions = getattr(value, "ndim", None)
+    if not isinstance(dimensions, int):
+        return value
+    if dimensions > 1:
+        raise PointsError(
+            f"Metric {name!r} is a {dimensions}-d {type(value).__name__}; {A_METRIC}."
+        )
+    if not hasattr(value, "tolist"):  # TensorFlow's tensors
+        value = value.numpy()
+    return value.tolist()
+
+
+def _told(value: Any) -> str:
+    return f"{short(value)} ({type(value).__name__})"

@@ -1,0 +1,220 @@
+"""The one MLflow run of a Kedro run: settle which it is, and close it with the truth."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import signals
+from .config import MlflowConfig
+from .points import clean
+from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, redact, source_tags
+from .store import (
+    MlflowRun,
+    TrackingError,
+    active_run,
+    active_runs,
+    check_sqlite,
+    connect,
+    explained,
+    set_environment,
+    sqlite_path,
+    use_store,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+logger = logging.getLogger(__name__)
+
+PARAMS_PER_REQUEST = 100  # MLflow's limit; MlflowClient.log_batch does not split parameters
+
+
+class TrackedRun:
+    """The MLflow run of one Kedro run, from the first hook to the last.
+
+    Attributes:
+        run: Where points go.
+        opened: Whether this Kedro run opened it, and so closes it.
+    """
+
+    def __init__(self, entity: Run, config: MlflowConfig, *, opened: bool) -> None:
+        from mlflow import ActiveRun
+
+        self.run = MlflowRun(config.tracking_uri, entity.info.run_id)
+        self.opened = opened
+        self._active = ActiveRun(entity)
+        self._process = os.getpid()
+        with _lock:
+            if not _open_runs:
+                _prepare_process(config)
+            _open_runs.append(self)
+        self.activate()
+
+    def activate(self) -> None:
+        """Make it the run of ``mlflow.log_param()`` and the like on this thread.
+
+        ``mlflow.start_run()`` would do so too, but with three requests, and only
+        ``mlflow.end_run()``, which closes the run, would undo it.
+        """
+        stack = active_runs()
+        if not stack:
+            stack.append(self._active)
+
+    def log_params(self, parameters: Mapping[str, str]) -> None:
+        """Write parameters. What MLflow does not take is told and left out: no run ends by it."""
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        client = connect(self.run.tracking_uri)
+        known = {} if self.opened else client.get_run(self.run.run_id).data.params
+        for key in parameters.keys() & known.keys():
+            if parameters[key] != known[key]:
+                logger.warning(
+                    "The parameter %r of the MLflow run stays %r; MLflow does not change it to %r.",
+                    key,
+                    known[key],
+                    parameters[key],
+                )
+        new = (Param(key, value) for key, value in parameters.items() if key not in known)
+        while batch := list(islice(new, PARAMS_PER_REQUEST)):
+            try:
+                client.log_batch(self.run.run_id, params=batch, synchronous=True)
+            except MlflowException as error:
+                logger.warning("MLflow did not take parameters: %s", redact(str(error)))
+
+    def close(self, status: str = "KILLED", error: BaseException | None = None) -> None:
+        """Write the end. The first call counts, and only in the process that began the run.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            error: What ended the run; its text becomes the tag ``kedro.error``.
+        """
+        with _lock:
+            if self not in _open_runs or self._process != os.getpid():
+                return
+            _open_runs.remove(self)
+        try:
+            client = connect(self.run.tracking_uri)
+            if error is not None:
+                told = redact(f"{type(error).__name__}: {error}")
+                client.set_tag(self.run.run_id, "kedro.error", told[:MAX_TAG_LENGTH])
+            if self.opened:
+                client.set_terminated(self.run.run_id, status)
+                logger.info("MLflow run %s is %s.", self.run.run_id, status)
+        finally:
+            stack = active_runs()
+            stack[:] = [run for run in stack if run is not self._active]
+            with _lock:
+                if not _open_runs:
+                    _process.close()
+
+
+# What belongs to the process, not to a run: the open runs, and how to undo what the first of
+# them has set.
+_open_runs: list[TrackedRun] = []
+_process = ExitStack()
+_lock = threading.Lock()
+
+
+def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path) -> TrackedRun:
+    """The MLflow run of a Kedro run.
+
+    In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
+    ``MLFLOW_RUN_ID``, a run that the caller has made active, else a new one.
+
+    Raises:
+        TrackingError: The store can't be opened, or has no such run.
+    """
+    given = (run_params.get("runtime_params") or {}).get("mlflow_run_id")
+    origin = "the runtime parameter mlflow_run_id"
+    if not given:
+        given, origin = os.environ.get("MLFLOW_RUN_ID"), "the environment's MLFLOW_RUN_ID"
+    if not given and (active := active_run()):
+        given, origin = active.run_id, "the active run"
+        config = replace(config, tracking_uri=active.tracking_uri)
+    with explained(config.tracking_uri):
+        check_sqlite(config.tracking_uri)
+        if given:
+            return TrackedRun(_existing(str(given), origin, config), config, opened=False)
+        return TrackedRun(_new(config, run_params, project_path), config, opened=True)
+
+
+def _existing(run_id: str, origin: str, config: MlflowConfig) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    store = redact(config.tracking_uri)
+    try:
+        entity = connect(config.tracking_uri).get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise TrackingError(
+            f"The MLflow store {store} has no run {run_id!r}, which {origin} names;"
+            " give the id of a run in this store, or none for a new run."
+        ) from None
+    if entity.info.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"The MLflow run {run_id!r}, which {origin} names, is deleted; restore it with"
+            f" `mlflow runs restore --run-id {run_id}`, or give none for a new run."
+        )
+    return entity
+
+
+def _new(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path) -> Run:
+    client = connect(config.tracking_uri)
+    name = config.run_name or pipeline_name(run_params)
+    return client.create_run(
+        _experiment_id(client, config),
+        tags=kedro_tags(run_params) | source_tags(project_path),
+        run_name=name,
+    )
+
+
+def _experiment_id(client: MlflowClient, config: MlflowConfig) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(config.experiment)
+    if experiment is None:
+        try:
+            return client.create_experiment(config.experiment, _artifacts(config))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return _experiment_id(client, config)  # another process was faster
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"The MLflow experiment {config.experiment!r} is deleted; restore it with"
+            f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`,"
+            " or set another 'experiment' in mlflow.yml."
+        )
+    return experiment.experiment_id
+
+
+def _artifacts(config: MlflowConfig) -> str | None:
+    """Beside an SQLite store; MLflow's own default is a folder where the command was typed."""
+    path = sqlite_path(config.tracking_uri)
+    return (path.parent / "mlartifacts" / clean(config.experiment)).as_uri() if path else None
+
+
+def close_all() -> None:
+    """Close every open run of this process as KILLED."""
+    for run in list(_open_runs):
+        run.close("KILLED")
+
+
+def _prepare_process(config: MlflowConfig) -> None:
+    before = {name: os.environ.get(name) for name in config.credentials}
+    os.environ.update(config.credentials)
+    _process.callback(set_environment, before)
+    _process.callback(use_store, use_store(config.tracking_uri))
+    signals.on_termination(close_all)
+    _process.callback(signals.stop)

@@ -1,0 +1,201 @@
+"""MLflow's tracking store: runs in it, named by plain strings, and what can be wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .points import Points
+from .provenance import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+# One request of MLflow's log_batch takes at most so many
+# (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
+METRICS_PER_REQUEST = 1000
+
+_imported_in = os.getpid()
+
+
+class TrackingError(click.ClickException):
+    """MLflow's store or run can't be used. The message says why and what to do.
+
+    Click's exception: on the command line it is that one sentence, not a traceback.
+    """
+
+
+@dataclass(frozen=True)
+class MlflowRun:
+    """An MLflow run, named by plain strings: it means the same in every thread and process.
+
+    Attributes:
+        tracking_uri: The store.
+        run_id: The run's id in it.
+    """
+
+    tracking_uri: str
+    run_id: str
+
+    def log(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
+        """Write points, by key, at these steps, in as few requests as MLflow allows."""
+        client = connect(self.tracking_uri)
+        points = _entities(metrics, steps)
+        while batch := list(islice(points, METRICS_PER_REQUEST)):
+            client.log_batch(self.run_id, metrics=batch, synchronous=True)
+
+    def last_steps(self) -> dict[str, int]:
+        """The highest step of every key that the run has."""
+        metrics = connect(self.tracking_uri).get_run(self.run_id).data._metric_objs
+        return {metric.key: metric.step for metric in metrics}
+
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """All points of a key as (step, value), oldest first."""
+        points = connect(self.tracking_uri).get_metric_history(self.run_id, key)
+        return [(point.step, point.value) for point in points]
+
+    def exists(self) -> bool:
+        """Whether the store has this run."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            connect(self.tracking_uri).get_run(self.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
+
+
+def _entities(
+    metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]
+) -> Iterator[Metric]:
+    from mlflow.entities import Metric
+
+    # One timestamp a save: MLflow's SQL stores drop a point that they have, so a repeated
+    # request repeats nothing.
+    now = time.time_ns() // 1_000_000
+    for key, points in metrics.items():
+        for value, step, stamp in zip(points.values, steps[key], points.timestamps, strict=True):
+            yield Metric(key, value, now if stamp is None else stamp, step)
+
+
+def active_run() -> MlflowRun | None:
+    """The run that this thread has made active with ``mlflow.start_run()``."""
+    mlflow = sys.modules.get("mlflow")  # not imported: nothing can be active
+    run = mlflow.active_run() if mlflow else None
+    return MlflowRun(mlflow.get_tracking_uri(), run.info.run_id) if mlflow and run else None
+
+
+def connect(tracking_uri: str) -> MlflowClient:
+    """MLflow's client of a store; one a process."""
+    return _connect(tracking_uri, os.getpid())
+
+
+@lru_cache
+def _connect(tracking_uri: str, process: int) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking_uri)
+    engine = getattr(client._tracking_client.store, "engine", None)
+    if process != _imported_in and engine is not None:
+        # A forked process has inherited the parent's connections; they are not its own
+        # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
+        engine.dispose(close=False)
+    return client
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn what goes wrong with a store into one sentence with its URI."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        reason = redact(str(error).strip().partition("\n")[0]).rstrip(".")
+        raise TrackingError(
+            f"The MLflow store {redact(uri)} can't be used: {reason};"
+            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
+        ) from error
+
+
+def check_sqlite(uri: str) -> None:
+    """Tell before MLflow does: it tries three times, and makes folders that are not there."""
+    path = sqlite_path(uri)
+    if path is None:
+        return
+    if not path.parent.is_dir():
+        problem = f"the folder {path.parent} does not exist"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        problem = f"there is no permission to write {path}"
+    elif path.is_file() and not _is_sqlite(path):
+        problem = f"{path.name} is not an SQLite database"
+    else:
+        return
+    raise TrackingError(
+        f"The MLflow store {redact(uri)} can't be opened: {problem};"
+        " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
+    )
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite store; None for any other store."""
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
+
+
+def _is_sqlite(path: Path) -> bool:
+    with path.open("rb") as file:  # https://www.sqlite.org/fileformat.html#the_database_header
+        return file.read(16) in (b"", b"SQLite format 3\x00")
+
+
+def default_store(tracking_uri: str) -> None:
+    """Point MLflow's own functions at a store, unless the user has pointed them somewhere."""
+    import mlflow
+
+    if not mlflow.is_tracking_uri_set():
+        use_store(tracking_uri)
+
+
+def use_store(tracking_uri: str | None) -> str | None:
+    """Point MLflow's own functions at a store; returns the one they were pointed at before.
+
+    The environment stays as it is: ``mlflow.set_tracking_uri()`` writes to it, and the next
+    project in this process would take that for the user's wish.
+    """
+    import mlflow
+
+    variable = os.environ.get("MLFLOW_TRACKING_URI")
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(tracking_uri)  # type: ignore[arg-type]  # None: as if never set
+    set_environment({"MLFLOW_TRACKING_URI": variable})
+    return None if before == variable else before
+
+
+def set_environment(variables: Mapping[str, str | None]) -> None:
+    """Set environment variables; None removes one."""
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def active_runs() -> list[Any]:
+    """This thread's stack of active runs; MLflow has no public way to put a run on it."""
+    from mlflow.tracking import fluent
+
+    stack: list[Any] = fluent._active_run_stack.get()
+    return stack

@@ -1,0 +1,49 @@
+"""Each test has a tracking store of its own; the project's stays as it is."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+from mlflow import MlflowClient
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    """The URI of an empty tracking store."""
+    return f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}"
+
+
+@pytest.fixture
+def session(tmp_path: Path, store: str) -> Callable[..., KedroSession]:
+    """Makes sessions of this project that write to that store; takes runtime parameters."""
+    conf = shutil.copytree(PROJECT / "conf", tmp_path / "conf")
+    (conf / "test").mkdir()
+    (conf / "test" / "mlflow.yml").write_text(f"tracking_uri: {store}\nexperiment: tests\n")
+    bootstrap_project(PROJECT)
+
+    def make(**runtime_params: Any) -> KedroSession:
+        return KedroSession.create(
+            project_path=PROJECT, env="test", conf_source=str(conf), runtime_params=runtime_params
+        )
+
+    return make
+
+
+@pytest.fixture
+def runs(store: str) -> Callable[[], list[Any]]:
+    """The MLflow runs in that store."""
+
+    def search() -> list[Any]:
+        client = MlflowClient(store)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        return list(client.search_runs(experiments))
+
+    return search
