@@ -1,0 +1,67 @@
+# Everything here needs Python 3.10 or later, make and git, and the package index. No more.
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint types check test-oldest clean env
+
+PYTHON ?= python3
+TEMPLATE := {{ cookiecutter.repo_name }}
+UV := .venv/bin/uv
+RUN := .venv/bin/python -m
+
+# The tests start many processes; without its .pyc files each would compile MLflow anew.
+unexport PYTHONDONTWRITEBYTECODE
+# Kedro's own usage statistics are for its users' projects, not for tests.
+export DO_NOT_TRACK := 1
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+demo: .venv ## Make a project, run it, show its metrics
+	@rm -rf .demo
+	@mkdir .demo
+	@echo "Making an environment with Kedro and MLflow ..."
+	@$(UV) venv --quiet --python .venv/bin/python .demo/.venv
+	@$(UV) pip install --quiet --python .demo/.venv "kedro>=1.0,<2" -r "$(TEMPLATE)/requirements.txt"
+	cd .demo && .venv/bin/kedro new --starter=.. --name "Metrics Demo"
+	@$(UV) pip install --quiet --python .demo/.venv --editable .demo/metrics-demo
+	cd .demo/metrics-demo && ../.venv/bin/kedro run
+	@.demo/.venv/bin/python scripts/show_metrics.py .demo/metrics-demo/mlflow.db
+	@echo
+	@echo "To see the curves:"
+	@echo "  cd .demo/metrics-demo && ../.venv/bin/mlflow ui"
+
+test: env ## Run the fast tests
+	$(RUN) pytest -n auto -m "not slow"
+
+slow: env ## Run the slow tests
+	$(RUN) pytest -n auto -m slow
+
+lint: env ## Check style, the template where it lies
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+types: env ## Check types, the template's in a project made of it
+	$(RUN) mypy hooks/pre_gen_project.py
+	$(RUN) mypy hooks/post_gen_project.py
+	$(RUN) mypy tests scripts
+	$(RUN) pytest -q tests/test_fresh_project.py -k mypy
+
+check: test lint types slow test-oldest ## All of these
+
+test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
+	@rm -rf .oldest
+	@mkdir .oldest
+	$(UV) venv --quiet --python .venv/bin/python .oldest/.venv
+	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
+	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
+	cd .oldest/oldest && ../.venv/bin/python -m pytest
+
+clean: ## Remove what was made here
+	rm -rf .venv .demo .oldest
+
+env: .venv
+	@$(UV) pip install --quiet --python .venv --group dev -r "$(TEMPLATE)/requirements.txt"
+
+.venv:
+	@echo "Making an environment in .venv ..."
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.8"

@@ -1,0 +1,25 @@
+"""Nodes that call MLflow themselves."""
+
+import mlflow
+from kedro.pipeline import Node, Pipeline
+
+
+def log_own(name: str) -> dict[str, float]:
+    mlflow.log_param(f"own.{name}", 1)
+    mlflow.log_metric(f"own.{name}", 2.0)
+    mlflow.log_dict({"name": name}, f"{name}.json")
+    return {"score": 0.5}
+
+
+def one() -> dict[str, float]:
+    return log_own("one")
+
+
+def two() -> dict[str, float]:
+    return log_own("two")
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    return Pipeline(
+        [Node(one, None, "one_metrics", name="one"), Node(two, None, "two_metrics", name="two")]
+    )
