@@ -40,9 +40,7 @@ def bake(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         folder = tmp_path_factory.mktemp("baked")
         answers = {"project_name": "Lab", **answers}
         return Path(
-            cookiecutter(
-                str(STARTER), no_input=True, extra_context=answers, output_dir=str(folder)
-            )
+            cookiecutter(str(STARTER), no_input=True, extra_context=answers, output_dir=str(folder))
         )
 
     return make
@@ -57,9 +55,15 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> Path:
+def make_store(empty_store: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """Makes empty SQLite stores of the test's own."""
+    return lambda name: Path(shutil.copy(empty_store, tmp_path / name))
+
+
+@pytest.fixture
+def store(make_store: Callable[[str], Path]) -> Path:
     """An empty SQLite store of the test's own."""
-    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
+    return make_store("mlflow.db")
 
 
 class Project:
@@ -166,6 +170,7 @@ class Lab:
 
     def run(self, pipeline: str, *, params: Any = None, **options: Any) -> dict[str, Any]:
         with self.session(**(params or {})) as session:
+            assert isinstance(session, KedroSession)
             return session.run(pipeline_names=[pipeline], **options)
 
     def runs(self) -> list[Run]:

@@ -104,7 +104,7 @@ def test_a_failure_of_another_hook_leaves_no_run_open(
 @pytest.fixture
 def given(lab: Lab) -> str:
     """The id of an MLflow run that somebody else has opened."""
-    return MlflowClient(f"sqlite:///{lab.store}").create_run("0").info.run_id
+    return str(MlflowClient(f"sqlite:///{lab.store}").create_run("0").info.run_id)
 
 
 @pytest.mark.parametrize("how", ["parameter", "environment", "active"])
@@ -128,7 +128,9 @@ def test_a_run_that_was_given_is_used_and_left_open(
         assert end == "error"
 
     if how == "active":
-        assert mlflow.active_run().info.run_id == given
+        active = mlflow.active_run()
+        assert active is not None
+        assert active.info.run_id == given
     (run,) = lab.runs()
     assert run.info.run_id == given
     assert run.info.status == "RUNNING"
@@ -147,7 +149,7 @@ def test_the_parameter_comes_before_the_environment(
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "no such run", "../../etc"])
 def test_a_run_that_does_not_exist_is_told(lab: Lab, run_id: str) -> None:
-    with pytest.raises(Exception, match="has no run .*runtime parameter mlflow_run_id"):
+    with pytest.raises(Exception, match=r"has no run .*runtime parameter mlflow_run_id"):
         lab.run("ends", params={"end": "well", "mlflow_run_id": run_id})
 
     assert lab.runs() == []

@@ -31,8 +31,10 @@ def metrics_node() -> dict[str, dict[str, float] | list[dict[str, float]]]:
 
 
 def create_pipeline(**kwargs):
-    return Pipeline([node(metrics_node, inputs=None, outputs="my_model_metrics", name="log_metrics"),
-                     node(metrics_node, inputs=None, outputs="my_other_metrics", name="log_others")])
+    return Pipeline([
+        node(metrics_node, inputs=None, outputs="my_model_metrics", name="log_metrics"),
+        node(metrics_node, inputs=None, outputs="my_other_metrics", name="log_others"),
+    ])
 """
 
 
@@ -73,11 +75,11 @@ NO_GENERATOR = ["explicit", "prefixed", "a", "b", "one.part", "two.part"]
 @pytest.mark.parametrize(
     ("make_runner", "nodes", "context"),
     [
-        pytest.param(lambda: SequentialRunner(), None, None, id="sequential"),
+        pytest.param(SequentialRunner, None, None, id="sequential"),
         pytest.param(
             lambda: SequentialRunner(is_async=True), NO_GENERATOR, None, id="sequential-async"
         ),
-        pytest.param(lambda: ThreadRunner(), None, None, id="thread"),
+        pytest.param(ThreadRunner, None, None, id="thread"),
         pytest.param(
             lambda: ThreadRunner(is_async=True),
             None,
@@ -85,9 +87,9 @@ NO_GENERATOR = ["explicit", "prefixed", "a", "b", "one.part", "two.part"]
             id="thread-async",
             marks=pytest.mark.filterwarnings("ignore:'ThreadRunner' doesn't support:UserWarning"),
         ),
-        pytest.param(lambda: ParallelRunner(), None, "fork", id="fork"),
-        pytest.param(lambda: ParallelRunner(), None, "spawn", id="spawn"),
-        pytest.param(lambda: ParallelRunner(), None, "forkserver", id="forkserver"),
+        pytest.param(ParallelRunner, None, "fork", id="fork"),
+        pytest.param(ParallelRunner, None, "spawn", id="spawn"),
+        pytest.param(ParallelRunner, None, "forkserver", id="forkserver"),
         pytest.param(
             lambda: ParallelRunner(is_async=True), NO_GENERATOR, "spawn", id="spawn-async"
         ),
@@ -160,12 +162,12 @@ def test_two_datasets_that_write_one_key_are_told(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     prefixed = "{type: lab.tracking.MlflowMetricsDataset, prefix: baseline}"
-    lab.add("base/catalog.yml", f"\nother_metrics: {prefixed}\n")
+    lab.add("base/catalog.yml", f"\nfirst_metrics: {prefixed}\nsecond_metrics: {prefixed}\n")
 
     lab.run("same_key")
 
     (told,) = [record.getMessage() for record in caplog.records if "both write" in record.msg]
-    for name in ("'baseline.score'", "'my_baseline_metrics'", "'other_metrics'"):
+    for name in ("'baseline.score'", "'first_metrics'", "'second_metrics'"):
         assert name in told
     assert lab.points() == {"baseline.score": [(0, 0.5), (1, 1.5)]}
 

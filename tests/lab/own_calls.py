@@ -21,5 +21,8 @@ def two() -> dict[str, float]:
 
 def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
-        [Node(one, None, "one_metrics", name="one"), Node(two, None, "two_metrics", name="two")]
+        [
+            Node(one, None, "one_metrics", name="own_one"),
+            Node(two, None, "two_metrics", name="own_two"),
+        ]
     )

@@ -14,7 +14,7 @@ def second(one: int) -> dict[str, float]:
 def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
-            Node(first, None, ["my_baseline_metrics", "one"], name="first"),
-            Node(second, "one", "other_metrics", name="second"),
+            Node(first, None, ["first_metrics", "one"], name="first_of_two"),
+            Node(second, "one", "second_metrics", name="second_of_two"),
         ]
     )

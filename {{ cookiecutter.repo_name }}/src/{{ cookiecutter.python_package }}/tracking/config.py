@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -157,10 +158,11 @@ def _absolute(uri: str, project_path: Path) -> str:
 
 def _file_with(loader: AbstractConfigLoader, key: str) -> str:
     """The configuration file that sets the key: the environment's, if it does, else the base's."""
+    sets_key = re.compile(rf"""^\s*["']?{re.escape(str(key))}["']?\s*:""", re.MULTILINE)
     source = Path(str(loader.conf_source))
     env = loader.env or getattr(loader, "default_run_env", "")
     for folder in (env, getattr(loader, "base_env", "")):
         for path in sorted((source / (folder or ".")).rglob("mlflow*")):
-            if path.is_file() and str(key) in path.read_text(encoding="utf-8"):
+            if path.is_file() and sets_key.search(path.read_text(encoding="utf-8")):
                 return f"{source.name}/{path.relative_to(source).as_posix()}"
     return "mlflow.yml"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -132,33 +133,37 @@ def explained(uri: str) -> Iterator[None]:
 
 
 def check_sqlite(uri: str) -> None:
-    """Tell before MLflow does: it tries three times, and makes folders that are not there."""
+    """Tell before MLflow does: it makes folders that are not there, and tries for 100 s.
+
+    Raises:
+        TrackingError: The store is an SQLite file that can't be opened or written.
+    """
     path = sqlite_path(uri)
     if path is None:
         return
+    problem = None
     if not path.parent.is_dir():
         problem = f"the folder {path.parent} does not exist"
     elif not os.access(path if path.exists() else path.parent, os.W_OK):
         problem = f"there is no permission to write {path}"
-    elif path.is_file() and not _is_sqlite(path):
-        problem = f"{path.name} is not an SQLite database"
     else:
-        return
-    raise TrackingError(
-        f"The MLflow store {redact(uri)} can't be opened: {problem};"
-        " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
-    )
+        try:
+            with closing(sqlite3.connect(path)) as database:
+                database.execute("PRAGMA schema_version")
+        except sqlite3.Error as error:
+            if "locked" not in str(error):
+                problem = str(error)  # "file is not a database", "unable to open database file"
+    if problem:
+        raise TrackingError(
+            f"The MLflow store {redact(uri)} can't be opened: {problem};"
+            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
+        )
 
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite store; None for any other store."""
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:  # https://www.sqlite.org/fileformat.html#the_database_header
-        return file.read(16) in (b"", b"SQLite format 3\x00")
 
 
 def default_store(tracking_uri: str) -> None:

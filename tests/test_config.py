@@ -1,0 +1,202 @@
+"""`mlflow.yml` and the store: what is wrong is told in one sentence, before any node runs."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from click import ClickException
+from conftest import Lab
+from kedro.io import DatasetError
+from mlflow import MlflowClient
+
+
+def refused(lab: Lab, **params: Any) -> str:
+    """Run, be refused before any node runs, and return the sentence."""
+    with pytest.raises(ClickException) as caught:
+        lab.run("ends", params={"end": "well", **params})
+    message = caught.value.format_message()
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"trakcing_uri": "a"}, "'trakcing_uri' is unknown; did you mean 'tracking_uri'?"),
+        ({"Experiment": "a"}, "'Experiment' is unknown; did you mean 'experiment'?"),
+        ({"separator": "-"}, "'separator' is '-' (str); it is one of '.' '/'"),
+        ({"track": "sometimes"}, "'track' is 'sometimes' (str); it is one of auto, always, never"),
+        ({"track": False}, "'track' is False (bool); it is one of auto, always, never"),
+        ({"log_params": "yes"}, "'log_params' is 'yes' (str); it is true or false"),
+        ({"experiment": 7}, "'experiment' is 7 (int); it is a non-empty string"),
+        ({"experiment": " "}, "'experiment' is ' ' (str); it is a non-empty string"),
+        ({"run_name": ["a"]}, "'run_name' is ['a'] (list); it is a non-empty string"),
+        ({"credentials": {"A": "b"}}, "it is the name of an entry of credentials.yml"),
+        ({"credentials": "nobody"}, "names 'nobody', which is not a mapping"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_bad_key_or_value_is_told_with_its_file(lab: Lab, keys: Any, told: str) -> None:
+    lab.configure(**keys)
+
+    message = refused(lab)
+
+    assert message.startswith("conf/local/mlflow.yml: ")
+    assert told in message
+    assert lab.runs() == []
+
+
+def test_the_file_that_is_named_is_the_one_that_has_the_key(lab: Lab) -> None:
+    lab.add("base/mlflow.yml", "\ntrack: sometimes\n")
+
+    assert refused(lab).startswith("conf/base/mlflow.yml: ")
+
+
+def test_a_key_without_a_value_has_its_default(lab: Lab) -> None:
+    lab.configure(experiment=None, separator=None)
+
+    lab.run("everything", node_names=["a"])
+
+    assert set(lab.points()) == {"a_metrics.score", "a_metrics.curve"}
+
+
+def test_all_keys_have_a_default(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("base/mlflow.yml", "local/mlflow.yml"):
+        (lab.conf / file).unlink()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{lab.store}")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
+
+    lab.run("everything", node_names=["a"])
+
+    (run,) = lab.runs()
+    experiment = MlflowClient(f"sqlite:///{lab.store}").get_experiment(run.info.experiment_id)
+    assert experiment.name == "from the environment"
+
+
+def test_the_configuration_comes_before_the_environment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/other.db")
+    lab.configure(experiment="configured", run_name="named")
+
+    lab.run("everything", node_names=["a"])
+
+    (run,) = lab.runs()
+    assert run.info.run_name == "named"
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_a_run_leaves_the_environment_as_it_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.add("local/credentials.yml", "server: {MLFLOW_TRACKING_PASSWORD: hunter2}\n")
+    lab.configure(credentials="server")
+    before = dict(os.environ)
+
+    lab.run("own_calls")
+
+    assert dict(os.environ) == before
+    assert not mlflow.is_tracking_uri_set()
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+def test_credentials_are_environment_variables_while_a_node_runs(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lab.pipelines import ends
+
+    seen = []
+    monkeypatch.setattr(
+        ends.Path, "touch", lambda path: seen.append(os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+    )
+    lab.add("local/credentials.yml", "server: {MLFLOW_TRACKING_PASSWORD: hunter2}\n")
+    lab.configure(credentials="server")
+
+    lab.run("ends", params={"end": "wait:nowhere"})
+
+    assert seen == ["hunter2"]
+
+
+@pytest.fixture
+def relative(lab: Lab) -> Path:
+    """Where `sqlite:///store/mlflow.db` is: below the project, not below this process's folder."""
+    lab.configure(tracking_uri="sqlite:///store/mlflow.db")
+    return lab.path / "store" / "mlflow.db"
+
+
+def test_a_relative_sqlite_path_is_taken_from_the_project(lab: Lab, relative: Path) -> None:
+    relative.parent.mkdir(exist_ok=True)
+    relative.write_bytes(lab.store.read_bytes())
+    try:
+        lab.run("everything", node_names=["a"])
+        lab.store = relative
+        assert len(lab.runs()) == 1
+    finally:
+        relative.unlink()
+        relative.parent.rmdir()
+
+
+def test_a_store_in_a_folder_that_does_not_exist(lab: Lab, relative: Path) -> None:
+    message = refused(lab)
+
+    assert (
+        f"sqlite:///{relative} can't be opened: the folder {relative.parent} does not exist"
+        in message
+    )
+    assert "'tracking_uri'" in message
+    assert not relative.parent.exists()
+
+
+def test_a_store_that_is_no_database(lab: Lab) -> None:
+    lab.store.write_text("not a database, but a text that is long enough")
+
+    assert "can't be opened: file is not a database" in refused(lab)
+
+
+def test_a_store_that_may_not_be_written(lab: Lab) -> None:
+    # On /proc nobody may write, not even root.
+    lab.configure(tracking_uri="sqlite:////proc/mlflow.db")
+
+    assert "/proc/mlflow.db can't be opened: unable to open database file" in refused(lab)
+
+
+def test_a_database_of_something_else(lab: Lab) -> None:
+    lab.store.unlink()
+    with sqlite3.connect(lab.store) as database:
+        database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
+        database.execute("INSERT INTO alembic_version VALUES ('of another program')")
+
+    message = refused(lab)
+
+    assert message.startswith(f"The MLflow store sqlite:///{lab.store} can't be used: ")
+
+
+def test_a_uri_that_mlflow_does_not_know(lab: Lab) -> None:
+    lab.configure(tracking_uri="ftp://user:hunter2@example.com/store")
+
+    message = refused(lab)
+
+    assert "ftp://example.com/store can't be used" in message
+    assert "hunter2" not in message
+
+
+def test_a_deleted_experiment(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    client.delete_experiment(client.create_experiment("lab"))
+
+    assert "The MLflow experiment 'lab' is deleted; restore it with" in refused(lab)
+
+
+@pytest.mark.parametrize("entry", ["prefix: 2024", "prefx: a"])
+def test_a_bad_catalog_entry_is_kedros_error_and_opens_no_run(lab: Lab, entry: str) -> None:
+    lab.add(
+        "base/catalog.yml", f"\na_metrics: {{type: lab.tracking.MlflowMetricsDataset, {entry}}}\n"
+    )
+
+    with pytest.raises(DatasetError, match="'a_metrics'"):
+        lab.run("everything", node_names=["a"])
+
+    assert lab.runs() == []

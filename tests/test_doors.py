@@ -1,0 +1,201 @@
+"""From every door: sub-folder, package, script, service session, wheel, notebook."""
+
+from __future__ import annotations
+
+import sys
+import venv
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+from conftest import Lab, Project, points_in, runs_in
+from kedro.io import DatasetError
+
+PYTHON = sys.executable
+
+
+def finished(store: Path) -> dict[str, Any]:
+    """The points of the only run, which is finished."""
+    (run,) = runs_in(store)
+    assert run.info.status == "FINISHED"
+    return points_in(store, run)
+
+
+@pytest.fixture
+def project(example: Project) -> Project:
+    """The example, which trains for two epochs only."""
+    parameters = (example.path / "conf/base/parameters.yml").read_text()
+    example.write("conf/base/parameters.yml", parameters.replace("epochs: 20", "epochs: 2"))
+    return example
+
+
+def test_kedro_run_in_a_sub_folder(project: Project) -> None:
+    folder = project.path / "src" / project.package
+
+    project.kedro("run", "--pipelines=training", cwd=folder)
+
+    assert len(finished(project.store)["training_metrics.loss"]) == 2
+    assert not list(folder.rglob("mlruns"))
+    assert not list(folder.rglob("*.db"))
+
+
+def test_python_m_package(project: Project) -> None:
+    project.command(PYTHON, "-m", project.package)
+
+    assert len(finished(project.store)["training_metrics.loss"]) == 2
+    (run,) = project.runs()
+    assert run.data.tags["kedro.command"] == f"python -m {project.package}"
+
+
+def test_a_script_with_a_session(project: Project, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"""
+from pathlib import Path
+from kedro.framework.session import KedroSession
+from kedro.framework.startup import bootstrap_project
+
+path = Path({str(project.path)!r})
+bootstrap_project(path)
+with KedroSession.create(project_path=path) as session:
+    session.run()
+with KedroSession.create(project_path=path) as session:
+    session.run()
+"""
+    )
+
+    project.command(PYTHON, script, cwd=tmp_path)
+
+    assert [run.info.status for run in project.runs()] == ["FINISHED", "FINISHED"]
+    assert not (tmp_path / "mlruns").exists()
+
+
+def test_a_service_session_with_16_runs_on_8_threads(lab: Lab) -> None:
+    from kedro.framework.session import KedroServiceSession
+
+    def run_one(number: int) -> None:
+        session.run(
+            run_id="2026-01-01T00.00.00.000Z",  # Kedro's run ids can be equal
+            pipeline_names=["parameters"],
+            runtime_params={"model": {"number": number}, "text": "x" * number},
+        )
+
+    session = KedroServiceSession.create(
+        project_path=lab.path, conf_source=str(lab.conf), serving_mode=True
+    )
+    with session, ThreadPoolExecutor(8) as pool:
+        list(pool.map(run_one, range(16)))
+
+    runs = lab.runs()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 16
+    found = {}
+    for run in runs:
+        assert run.data.params["text"] == "x" * int(run.data.params["model.number"])
+        found[int(run.data.params["model.number"])] = points_in(lab.store, run)
+    assert found == {n: {"use_metrics.size": [(0, n + 1.0)]} for n in range(16)}
+    assert mlflow.active_run() is None
+
+
+@pytest.mark.slow
+def test_the_wheel_run_elsewhere_with_its_conf(project: Project, tmp_path: Path) -> None:
+    project.kedro("package")
+    (wheel,) = (project.path / "dist").glob("*.whl")
+    (conf,) = (project.path / "dist").glob("*.tar.gz")
+    venv.create(tmp_path / "venv", with_pip=True, system_site_packages=False)
+    python = tmp_path / "venv" / "bin" / "python"
+    # What the project needs is in this environment; only its own wheel is new.
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    ours = next((Path(sys.prefix) / "lib").glob("python*/site-packages"))
+    (site / "ours.pth").write_text(f"{ours}\n")
+    project.command(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, PYTHONPATH="")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    done = project.attempt(
+        python, "-m", project.package, f"--conf-source={conf}", cwd=elsewhere, PYTHONPATH=""
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(finished(elsewhere / "mlflow.db")["training_metrics.loss"]) == 2
+
+
+NOTEBOOK = """
+%load_ext kedro.ipython
+import mlflow
+from kedro.io import DatasetError
+with mlflow.start_run(run_name="by hand"):
+    catalog.save("my_model_metrics", {"accuracy": 0.9, "curve": [1.0, 2.0]})
+    catalog.save("other_metrics", {"score": 1.0})
+    print("LOADED", catalog.load("my_model_metrics")["accuracy"])
+try:
+    catalog.save("my_model_metrics", {"accuracy": 0.9})
+except DatasetError as error:
+    print("REFUSED", error)
+session.run()
+print("ACTIVE", mlflow.active_run())
+"""
+
+
+def test_ipython(project: Project, tmp_path: Path) -> None:
+    notebook = tmp_path / "notebook.ipy"
+    notebook.write_text(NOTEBOOK)
+    folder = project.path / "notebooks"
+    folder.mkdir()
+
+    done = project.command(
+        PYTHON, "-m", "IPython", notebook, cwd=folder, IPYTHONDIR=str(tmp_path / "ipython")
+    )
+
+    assert "LOADED {'value': 0.9, 'step': 0}" in done.stdout
+    told = " ".join(done.stdout.split())
+    assert (
+        "REFUSED my_model_metrics: The metrics dataset 'my_model_metrics' has no MLflow run" in told
+    )
+    assert "ACTIVE None" in done.stdout
+    by_hand, of_session = project.runs()
+    assert by_hand.info.run_name == "by hand"
+    assert points_in(project.store, by_hand) == {
+        "my_model_metrics.accuracy": [(0, 0.9)],
+        "my_model_metrics.curve": [(0, 1.0), (1, 2.0)],
+        "other_metrics.score": [(0, 1.0)],
+    }
+    assert [run.info.status for run in (by_hand, of_session)] == ["FINISHED", "FINISHED"]
+    assert not (folder / "mlflow.db").exists()
+
+
+def test_a_catalog_outside_of_any_run_is_an_error_and_no_stray_run(lab: Lab) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    catalog: Any = lab.session().load_context().catalog
+
+    with pytest.raises(DatasetError, match=r"no MLflow run.*mlflow.start_run"):
+        catalog.save("my_model_metrics", {"accuracy": 0.9})
+    assert not catalog.exists("my_model_metrics")
+
+    assert lab.runs() == []
+
+
+def test_an_unbound_catalog_uses_the_separator_of_the_project(lab: Lab) -> None:
+    lab.configure(separator="/")
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    catalog: Any = lab.session().load_context().catalog
+
+    with mlflow.start_run():
+        catalog.save("any_metrics", {"accuracy": 0.9})
+        catalog.save("any_metrics", {"accuracy": 0.8})
+
+    assert lab.points() == {"any_metrics/accuracy": [(0, 0.9), (1, 0.8)]}
+
+
+def test_two_environments_in_one_process_keep_to_their_stores(
+    lab: Lab, make_store: Callable[[str], Path]
+) -> None:
+    other = make_store("other.db")
+    lab.run("everything", node_names=["a"])
+    lab.configure(tracking_uri=f"sqlite:///{other}")
+    lab.run("everything", node_names=["b"])
+
+    assert set(lab.points()) == {"a_metrics.score", "a_metrics.curve"}
+    assert set(finished(other)) == {"b_metrics.score", "b_metrics.curve"}

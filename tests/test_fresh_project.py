@@ -1,0 +1,101 @@
+"""A new project is green at first sight, and its first run is quiet."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import STARTER, TEMPLATE, Project
+
+PYTHON = sys.executable
+
+
+@pytest.fixture(params=["yes", "no"], ids=["example", "no-example"])
+def project(bake: Callable[..., Path], request: pytest.FixtureRequest) -> Project:
+    """A new project: with a package name that sorts before and after others."""
+    name = "A Project" if request.param == "yes" else "Zoo"
+    return Project(bake(project_name=name, include_example=request.param))
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass(project: Project) -> None:
+    done = project.command(PYTHON, "-m", "pytest", "-q", PYTHONPATH="")
+
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+    assert not project.store.exists()
+
+
+def test_ruff_has_nothing_to_say(project: Project) -> None:
+    project.command(PYTHON, "-m", "ruff", "check")
+    project.command(PYTHON, "-m", "ruff", "format", "--check")
+
+
+@pytest.mark.slow
+def test_mypy_has_nothing_to_say(project: Project) -> None:
+    project.command(PYTHON, "-m", "mypy", "--strict", "src", PYTHONPATH="")
+
+
+@pytest.mark.slow
+def test_pre_commit_has_nothing_to_say(project: Project) -> None:
+    project.command("git", "init", "--quiet")
+    project.command("git", "add", "--all")
+
+    project.command(PYTHON, "-m", "pre_commit", "run", "--all-files")
+
+
+@pytest.mark.slow
+def test_pre_commit_has_nothing_to_say_of_the_starter(tmp_path: Path) -> None:
+    starter = Project.__new__(Project)
+    starter.path = Path(shutil.copytree(STARTER, tmp_path / "starter", ignore=_ignored))
+    starter.command("git", "init", "--quiet")
+    starter.command("git", "add", "--all")
+
+    starter.command(PYTHON, "-m", "pre_commit", "run", "--all-files")
+
+
+def _ignored(folder: str, names: list[str]) -> set[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--directory", "-z"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept = {path.partition("/")[0] for path in listed.stdout.split("\0")}
+    return set(names) - kept
+
+
+def test_the_first_run_is_quiet(bake: Callable[..., Path]) -> None:
+    project = Project(bake())
+
+    done = project.kedro("run")
+
+    printed = done.stdout + done.stderr
+    assert "WARN" not in printed.upper()
+    assert "ERROR" not in printed.upper()
+    # MLflow says that it makes its tables, once.
+    assert "alembic" not in printed
+
+
+def test_a_project_without_a_pipeline_says_so(bake: Callable[..., Path]) -> None:
+    project = Project(bake(include_example="no"))
+
+    done = project.attempt(PYTHON, "-m", "kedro", "run")
+
+    assert done.returncode != 0
+    assert "contains no nodes" in done.stdout + done.stderr
+    assert not project.store.exists()
+
+
+def test_the_bundled_part_is_the_same_text_in_every_project(bake: Callable[..., Path]) -> None:
+    project = Project(bake(project_name="Another", separator="/", include_example="no"))
+
+    template = TEMPLATE / "src" / "{{ cookiecutter.python_package }}" / "tracking"
+    for path in template.glob("*.py"):
+        baked = project.path / "src" / "another" / "tracking" / path.name
+        assert baked.read_text() == path.read_text()

@@ -1,0 +1,478 @@
+"""What a node may return: what is accepted is read back, what is not writes nothing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kedro.io import DatasetError
+from mlflow import MlflowClient
+from tracking.dataset import Binding, MlflowMetricsDataset
+from tracking.points import MAX_KEY_LENGTH, PointsError, clean, parse
+from tracking.store import MlflowRun
+
+NOTHING = (None, None)
+
+
+def points_of(data: Any) -> dict[str, list[tuple[float, int | None, int | None]]]:
+    return {
+        metric.name: list(zip(metric.values, metric.steps, metric.timestamps, strict=True))
+        for metric in parse(data)
+    }
+
+
+class Tensor:
+    """As PyTorch's: `ndim`, `tolist` and `item`, and no NumPy array without a detour."""
+
+    def __init__(self, values: Any) -> None:
+        self._array = np.asarray(values)
+        self.ndim = self._array.ndim
+
+    def tolist(self) -> Any:
+        return self._array.tolist()
+
+    def item(self) -> Any:
+        return self._array.item()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        1.0,
+        True,
+        Fraction(1),
+        np.float16(1),
+        np.float32(1),
+        np.float64(1),
+        np.int8(1),
+        np.uint64(1),
+        np.bool_(True),
+        np.array(1.0),
+        np.array(1),
+        pd.Series([1.0])[0],
+        pd.Series([1], dtype="Int64")[0],
+        Tensor(1.0),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_real_number_is_one_point_at_the_next_step(value: Any) -> None:
+    assert points_of({"m": value}) == {"m": [(1.0, *NOTHING)]}
+    assert points_of({"m": {"value": value, "step": 3}}) == {"m": [(1.0, 3, None)]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [1, 2],
+        (1, 2.0),
+        np.array([1.0, 2.0]),
+        np.array([1, 2], dtype=np.int32),
+        pd.Series([1.0, 2.0], index=["a", "b"]),
+        pd.Series([1, 2], dtype="Int64"),
+        Tensor([1.0, 2.0]),
+        [np.float32(1), Tensor(2.0)],
+        [{"value": 1}, 2.0],
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_list_an_array_or_a_series_is_one_point_each(value: Any) -> None:
+    assert points_of({"m": value}) == {"m": [(1.0, *NOTHING), (2.0, *NOTHING)]}
+
+
+@pytest.mark.parametrize(
+    ("value", "points"),
+    [
+        ({"value": 1.0}, [(1.0, None, None)]),
+        ({"value": 1.0, "step": np.int64(4)}, [(1.0, 4, None)]),
+        ({"value": 1.0, "step": -2}, [(1.0, -2, None)]),
+        ({"value": 1.0, "step": 4.0}, [(1.0, 4, None)]),
+        ({"value": 1.0, "timestamp": 5}, [(1.0, None, 5)]),
+        ({"value": 1.0, "step": 4, "timestamp": 5}, [(1.0, 4, 5)]),
+        ([{"value": 1.0, "step": 4}, {"value": 2.0}], [(1.0, 4, None), (2.0, None, None)]),
+        ({1: 1.0, 2: 2.0}, [(1.0, 1, None), (2.0, 2, None)]),
+        ({np.int64(7): np.float32(0.5)}, [(0.5, 7, None)]),
+        ([], []),
+        ({}, []),
+        (np.array([]), []),
+    ],
+)
+def test_points_with_steps_and_timestamps(value: Any, points: list[Any]) -> None:
+    assert points_of({"m": value}) == {"m": points}
+
+
+def test_nested_names_are_joined_by_the_separator() -> None:
+    data = {"train": {"loss": 0.1, "by_class": {"cat": [1.0]}}, "test": {"loss": {"value": 0.2}}}
+
+    assert set(points_of(data)) == {"train.loss", "train.by_class.cat", "test.loss"}
+    assert [metric.name for metric in parse({"a": {"b": 1.0}}, separator="/")] == ["a/b"]
+
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("no mapping", 1.0, "mapping of names"),
+    ("no mapping", [("a", 1.0)], "mapping of names"),
+    ("no mapping", "a", "mapping of names"),
+    ("text", {"m": "0.5"}, r"'m' is '0\.5' \(str\)"),
+    ("none", {"m": None}, r"'m' is None"),
+    ("complex", {"m": 1j}, r"'m' is 1j \(complex\)"),
+    ("numpy text", {"m": np.str_("a")}, "'m'"),
+    ("numpy complex", {"m": np.complex128(1j)}, "'m'"),
+    ("date", {"m": np.datetime64("2026-01-01")}, "'m'"),
+    ("pandas NA", {"m": pd.NA}, "'m'"),
+    ("NA in a series", {"m": pd.Series([1, None], dtype="Int64")}, "'m', item 1"),
+    ("masked", {"m": np.ma.masked}, "'m'"),
+    ("2-d array", {"m": np.ones((2, 2))}, "'m' is a 2-d ndarray"),
+    ("data frame", {"m": pd.DataFrame({"a": [1.0]})}, "'m' is a 2-d DataFrame"),
+    ("list of lists", {"m": [[1.0]]}, "'m', item 0"),
+    ("list with text", {"m": [1.0, "b"]}, "'m', item 1, is 'b'"),
+    ("array of objects", {"m": np.array([1.0, None])}, "'m', item 1"),
+    ("set", {"m": {1.0}}, "'m'"),
+    ("too large", {"m": 10**400}, "'m'"),
+    ("step not whole", {"m": {"value": 1.0, "step": 1.5}}, r"'m' has the step 1\.5"),
+    ("step is text", {"m": {"value": 1.0, "step": "1"}}, "'m' has the step '1'"),
+    ("step is true", {"m": {"value": 1.0, "step": True}}, "'m' has the step True"),
+    ("step is none", {"m": {"value": 1.0, "step": None}}, "'m' has the step None"),
+    ("step is nan", {"m": {"value": 1.0, "step": math.nan}}, "'m' has the step nan"),
+    ("step too large", {"m": {"value": 1.0, "step": 2**63}}, "'m' has the step 92233"),
+    ("value at a step", {"m": {"value": "x", "step": 3}}, "'m', step 3, is 'x'"),
+    ("value of a step", {"m": {3: "x"}}, "'m', step 3, is 'x'"),
+    ("timestamp", {"m": {"value": 1.0, "timestamp": -1}}, "timestamp -1"),
+    ("timestamp", {"m": {"value": 1.0, "timestamp": "now"}}, "timestamp 'now'"),
+    ("no value", {"m": {"step": 3}}, "no 'value'"),
+    ("typing error", {"m": {"value": 1.0, "steps": 3}}, "unknown field 'steps'"),
+    ("empty name", {"": 1.0}, "name ''"),
+    ("blank name", {" ": 1.0}, "name ' '"),
+    ("number as name", {1: 1.0}, "name 1"),
+    ("none as name", {None: 1.0}, "name None"),
+    ("mixed names", {"m": {"a": 1.0, 2: 1.0}}, "name 2 .* in 'm'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_anything_else_is_refused_and_told(data: Any, told: str) -> None:
+    with pytest.raises(PointsError, match=told) as caught:
+        parse(data)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("precision@10", "precision_10"),
+        ("acc(%)", "acc___"),
+        ("a b-c_d.e/f", "a b-c_d.e/f"),
+        ("größe", "größe"),
+        ("a:b", "a_b"),
+        ("/abs", "_/abs"),
+        ("a//b", "a/_/b"),
+        ("../up", "__/up"),
+        ("./here", "_/here"),
+        ("end/", "end/_"),
+        ("line\n", "line_"),
+        ("\u202eright", "_right"),
+        ("\x00", "_"),
+        ("\ud800", "_"),
+    ],
+)
+def test_what_mlflow_refuses_in_a_name_is_replaced(name: str, cleaned: str) -> None:
+    assert clean(name) == cleaned
+
+
+@given(st.text(min_size=1))
+def test_a_cleaned_name_is_one_that_mlflow_takes(name: str) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    _validate_metric_name(clean(name))
+    assert clean(clean(name)) == clean(name)
+
+
+# --- from here on with a real store
+
+
+@pytest.fixture(scope="module")
+def uri(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("points") / "mlflow.db"
+    path.write_bytes(empty_store.read_bytes())
+    yield f"sqlite:///{path}"
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetricsDataset:
+    run = MlflowClient(uri).create_run("0")
+    dataset = MlflowMetricsDataset()
+    dataset.bind(Binding("m", prefix, separator, MlflowRun(uri, run.info.run_id), is_new=True))
+    return dataset
+
+
+def test_the_whole_payload_is_checked_before_anything_is_written(uri: str) -> None:
+    dataset = bound(uri)
+
+    with pytest.raises(DatasetError, match=r"'bad', item 1500.*Nothing of 'm' was written"):
+        dataset.save({"good": [1.0] * 1500, "bad": [1.0] * 1500 + ["x"]})
+
+    assert dataset.load() == {}
+    assert not dataset.exists()
+
+
+def test_the_next_step_counts_on_by_key(uri: str) -> None:
+    dataset = bound(uri)
+
+    dataset.save({"a": 0.1})
+    dataset.save({"a": 0.2, "b": [1.0, 2.0]})
+    dataset.save({"a": {"value": 0.3, "step": 10}, "b": 3.0})
+    dataset.save({"a": [{"value": 0.4, "step": 5}, 0.5]})
+    dataset.save({"a": 0.6})
+
+    assert [point["step"] for point in dataset.load()["a"]] == [0, 1, 5, 6, 10, 11]
+    assert [point["step"] for point in dataset.load()["b"]] == [0, 1, 2]
+
+
+def test_steps_count_on_from_what_a_given_run_has(uri: str) -> None:
+    first = bound(uri)
+    first.save({"a": [0.1, 0.2]})
+    second = MlflowMetricsDataset(run_id=first._binding.run.run_id)  # type: ignore[union-attr]
+    second.bind(Binding("m", "m", ".", MlflowRun(uri, "another")))
+
+    second.save({"a": 0.3})
+
+    assert [point["step"] for point in first.load()["a"]] == [0, 1, 2]
+
+
+def test_there_is_no_step_after_the_last(uri: str) -> None:
+    dataset = bound(uri)
+    dataset.save({"a": {"value": 1.0, "step": 2**63 - 1}})
+
+    with pytest.raises(DatasetError, match="'a' has no step after"):
+        dataset.save({"a": 1.0})
+
+
+def test_more_points_than_a_request_takes(uri: str) -> None:
+    dataset = bound(uri)
+
+    dataset.save({"a": np.arange(1500) / 2, "b": list(range(1700))})
+
+    loaded = dataset.load()
+    assert [point["value"] for point in loaded["a"]] == [step / 2 for step in range(1500)]
+    assert [point["step"] for point in loaded["b"]] == list(range(1700))
+
+
+def test_nan_and_infinities_are_logged_with_one_warning_a_metric(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = bound(uri)
+
+    for _ in range(3):
+        dataset.save({"a": [math.nan, math.inf, -math.inf], "b": math.nan, "c": 1.0})
+
+    assert [
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    ] == [
+        "The metric 'a' of 'm' is NaN or infinite.",
+        "The metric 'b' of 'm' is NaN or infinite.",
+    ]
+    values = [point["value"] for point in dataset.load()["a"]]
+    assert math.isnan(values[0])
+    assert values[1:3] == [math.inf, -math.inf]
+
+
+def test_a_name_that_mlflow_refuses_is_changed_with_one_warning(
+    uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = bound(uri)
+
+    for _ in range(3):
+        dataset.save({"precision@10": 0.5})
+
+    (warning,) = caplog.records
+    assert "'precision@10'" in warning.getMessage()
+    assert "'m.precision_10'" in warning.getMessage()
+    assert set(dataset.load()) == {"precision_10"}
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"a@b": 1.0, "a(b": 1.0}, "'a@b' and 'a\\(b' are one key"),
+        ({"a.b": 1.0, "a": {"b": 1.0}}, "'a.b' and 'a.b' are one key"),
+        ({"x" * MAX_KEY_LENGTH: 1.0}, "252 characters; MLflow allows 250"),
+    ],
+)
+def test_keys_that_cannot_be_are_refused(uri: str, data: Any, told: str) -> None:
+    dataset = bound(uri)
+
+    with pytest.raises(DatasetError, match=told):
+        dataset.save({"good": 1.0, **data})
+
+    assert dataset.load() == {}
+
+
+def test_a_prefix_does_not_pick_up_its_neighbours(uri: str) -> None:
+    foo = bound(uri, "foo")
+    run = foo._binding.run  # type: ignore[union-attr]
+    neighbour = MlflowMetricsDataset(prefix="foobar")
+    neighbour.bind(Binding("n", "n", ".", run, is_new=True))
+    neighbour.save({"x": 1.0})
+    assert not foo.exists()
+
+    foo.save({"y": 2.0})
+
+    assert foo.load() == {"y": {"value": 2.0, "step": 0}}
+    assert foo.exists()
+
+
+def test_an_empty_prefix_is_none(uri: str) -> None:
+    dataset = bound(uri, "")
+    dataset.save({"a": 1.0})
+
+    keys = MlflowClient(uri).get_run(dataset._binding.run.run_id).data.metrics  # type: ignore[union-attr]
+    assert set(keys) == {"a"}
+    assert dataset.load() == {"a": {"value": 1.0, "step": 0}}
+
+
+def test_a_timestamp_is_kept_and_one_save_has_one(uri: str) -> None:
+    dataset = bound(uri)
+    dataset.save({"given": {"value": 1.0, "timestamp": 1234}, "own": list(range(2500))})
+
+    client, run_id = MlflowClient(uri), dataset._binding.run.run_id  # type: ignore[union-attr]
+    assert [p.timestamp for p in client.get_metric_history(run_id, "m.given")] == [1234]
+    assert len({p.timestamp for p in client.get_metric_history(run_id, "m.own")}) == 1
+
+
+def test_there_is_nothing_without_a_run(uri: str) -> None:
+    assert not MlflowMetricsDataset(prefix="m").exists()
+    gone = MlflowMetricsDataset(prefix="m", run_id="0" * 32)
+    mlflow.set_tracking_uri(uri)
+    assert not gone.exists()
+    with pytest.raises(DatasetError, match="no MLflow run"):
+        MlflowMetricsDataset(prefix="m").save({"a": 1.0})
+
+
+@pytest.mark.parametrize("argument", ["prefix", "run_id"])
+@pytest.mark.parametrize("value", [2024, ["a"], True])
+def test_arguments_that_are_no_text_are_refused(argument: str, value: Any) -> None:
+    config = {"type": MlflowMetricsDataset, argument: value}
+
+    with pytest.raises(DatasetError, match=rf"(?s)'{argument}' is .*'my_metrics'"):
+        MlflowMetricsDataset.from_config("my_metrics", config)
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"(?s)prefxi.*'my_metrics'"):
+        MlflowMetricsDataset.from_config(
+            "my_metrics", {"type": MlflowMetricsDataset, "prefxi": "a"}
+        )
+
+
+# The largest double is how MLflow keeps an infinity, and is read back as one.
+reals = st.one_of(
+    st.floats(max_value=1e308, min_value=-1e308),
+    st.integers(-(10**15), 10**15),
+    st.booleans(),
+    st.sampled_from([math.inf, -math.inf, math.nan]),
+    st.floats(width=32).map(np.float32),
+    st.integers(-(2**31), 2**31 - 1).map(np.int64),
+)
+steps = st.integers(-(2**63), 2**63 - 10_000)
+names = st.text(min_size=1, max_size=20).filter(str.strip)
+points = st.one_of(
+    reals,
+    st.fixed_dictionaries(
+        {"value": reals}, optional={"step": steps, "timestamp": st.integers(0, 2**62)}
+    ),
+)
+metrics = st.one_of(
+    points,
+    st.lists(points, max_size=5),
+    st.lists(st.floats(-1e300, 1e300), max_size=5).map(np.array),
+    st.dictionaries(steps, reals, min_size=1, max_size=5),
+)
+payloads = st.dictionaries(
+    names, st.one_of(metrics, st.dictionaries(names, metrics, min_size=1, max_size=3)), max_size=4
+)
+junk = st.recursive(
+    st.one_of(st.none(), st.text(max_size=5), st.complex_numbers(), reals, st.dates()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.one_of(st.text(max_size=5), st.integers(), st.none(), st.floats()),
+            inner,
+            max_size=3,
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+def expected(data: Any) -> dict[str, set[tuple[int, str]]]:
+    """What must be read back of a payload of the strategy above: its rules, written anew."""
+    found: dict[str, set[tuple[int, str]]] = {}
+    for name, metric in data.items():
+        if isinstance(metric, dict) and metric and "value" not in metric and _named(metric):
+            found |= {f"{clean(name)}.{inner}": rows for inner, rows in expected(metric).items()}
+            continue
+        items = metric if isinstance(metric, list | np.ndarray) else [metric]
+        if isinstance(metric, dict) and "value" not in metric:
+            items = [{"value": value, "step": step} for step, value in metric.items()]
+        rows, last = set(), -1
+        for item in items:
+            point = item if isinstance(item, dict) else {"value": item}
+            last = point.get("step", last + 1)
+            rows.add((int(last), repr(float(point["value"]) + 0.0)))
+        if rows:
+            found[clean(name)] = rows
+    return found
+
+
+def _named(metric: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) for key in metric)
+
+
+def check(uri: str, data: Any) -> dict[str, set[tuple[int, str]]] | None:
+    """Save; what is read back, or None where it was refused and nothing was written."""
+    dataset = bound(uri)
+    try:
+        dataset.save(data)
+    except DatasetError as error:
+        assert "Nothing of 'm' was written" in str(error) or data is None
+        assert dataset.load() == {}
+        return None
+    return {
+        name: {(p["step"], repr(p["value"] + 0.0)) for p in (m if isinstance(m, list) else [m])}
+        for name, m in dataset.load().items()
+    }
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(payloads)
+def test_whatever_is_accepted_is_read_back(uri: str, data: Any) -> None:
+    loaded = check(uri, data)
+    assert loaded is None or loaded == expected(data)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(junk)
+def test_whatever_is_refused_writes_nothing(uri: str, data: Any) -> None:
+    check(uri, data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(payloads, junk)
+def test_any_payload_at_length(uri: str, accepted: Any, refused: Any) -> None:
+    loaded = check(uri, accepted)
+    assert loaded is None or loaded == expected(accepted)
+    check(uri, refused)

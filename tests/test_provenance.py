@@ -1,0 +1,156 @@
+"""What an MLflow run says of its Kedro run, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import kedro
+import pytest
+from conftest import Lab
+from hypothesis import given
+from hypothesis import strategies as st
+from kedro.runner import ThreadRunner
+from mlflow import MlflowClient
+from tracking.provenance import MAX_PARAM_LENGTH, redact, source_tags
+
+
+def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/kedro", "run", "--params=a=b c"])
+
+    lab.run("everything", runner=ThreadRunner(), node_names=["a"])
+
+    (run,) = lab.runs()
+    assert run.info.run_name == "everything"
+    experiment = MlflowClient(f"sqlite:///{lab.store}").get_experiment(run.info.experiment_id)
+    assert experiment.name == "lab"
+    tags = run.data.tags
+    assert tags["kedro.pipeline"] == "everything"
+    assert tags["kedro.env"] == "local"
+    assert tags["kedro.runner"] == "ThreadRunner"
+    assert tags["kedro.version"] == kedro.__version__
+    assert tags["kedro.run_id"].startswith("20")
+    assert tags["kedro.command"] == "kedro run '--params=a=b c'"
+
+
+def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+        return subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    assert "mlflow.source.git.commit" not in source_tags(tmp_path)
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    tags = source_tags(tmp_path)
+    assert tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
+    assert tags["mlflow.source.git.dirty"] == "False"
+    (tmp_path / "new.txt").touch()
+    assert source_tags(tmp_path)["mlflow.source.git.dirty"] == "True"
+
+
+PARAMETERS = """
+model:
+  depth: 3
+  layers: [1, 2]
+  nested: {rate: 0.1, empty: {}}
+  "odd name (%)": 1
+text: short
+unused: 1
+"""
+
+
+def test_the_parameters_that_the_pipeline_uses_are_logged_flat(lab: Lab) -> None:
+    (lab.conf / "base/parameters.yml").write_text(PARAMETERS)
+
+    lab.run("parameters")
+
+    (run,) = lab.runs()
+    assert run.data.params == {
+        "model.depth": "3",
+        "model.layers": "[1, 2]",
+        "model.nested.rate": "0.1",
+        "model.nested.empty": "{}",
+        "model.odd name ___": "1",
+        "text": "short",
+    }
+
+
+def test_more_parameters_than_a_request_takes(lab: Lab) -> None:
+    many = {"model": {f"p{index}": index for index in range(250)}, "text": "a"}
+
+    lab.run("parameters", params=many)
+
+    assert len(lab.runs()[0].data.params) == 251
+
+
+def test_a_value_too_long_is_cut_with_a_warning(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    lab.run("parameters", params={"model": {"a": 1}, "text": "x" * 7000})
+
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params["text"] == "x" * MAX_PARAM_LENGTH
+    assert "The parameter 'text' has 7000 characters" in caplog.text
+
+
+def test_a_given_run_keeps_the_parameters_that_it_has(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.run("parameters", params={"model": {"a": 1}, "text": "first"})
+    (run,) = lab.runs()
+
+    lab.run(
+        "parameters",
+        params={"model": {"b": 2}, "text": "second", "mlflow_run_id": run.info.run_id},
+    )
+
+    (run,) = lab.runs()
+    assert run.data.params == {"model.a": "1", "model.b": "2", "text": "first"}
+    assert "'text' of the MLflow run stays 'first'" in caplog.text
+
+
+def test_parameters_can_be_left_out(lab: Lab) -> None:
+    lab.configure(log_params=False)
+
+    lab.run("parameters", params={"model": {"a": 1}, "text": "a"})
+
+    assert lab.runs()[0].data.params == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("postgresql://user:hunter2@db/name", "postgresql://db/name"),
+        ("https://ghp_token@github.com/a/b.git", "https://github.com/a/b.git"),
+        ("https://u:p@ss@host/x", "https://host/x"),
+        ("see https://a:b@c/d and s3://k:s@e/f!", "see https://c/d and s3://e/f!"),
+        ("https://h/x?token=abc&a=1&sig=9", "https://h/x?token=***&a=1&sig=***"),
+        ("https://h/x?api_key=abc#f", "https://h/x?api_key=***#f"),
+        ("https://h/users/a@b", "https://h/users/a@b"),
+        ("mail a@b.c", "mail a@b.c"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+    ],
+)
+def test_a_url_is_kept_without_who_and_password(text: str, clean: str) -> None:
+    assert redact(text) == clean
+
+
+@given(st.text(), st.text())
+def test_any_text_can_be_redacted(before: str, after: str) -> None:
+    redact(f"{before}://{after}@{before}")
+
+
+def test_a_password_in_a_parameter_or_command_reaches_no_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "https://user:hunter2@example.com/data"
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", f"--params=text={url}"])
+
+    lab.run("parameters", params={"model": {"url": url}, "text": url})
+
+    (run,) = lab.runs()
+    assert run.data.params["model.url"] == "https://example.com/data"
+    assert "hunter2" not in str(run.to_dictionary())
+    assert b"hunter2" not in lab.store.read_bytes()
