@@ -25,9 +25,6 @@ demo: .venv ## Make a project, run it, show its metrics
 	@$(UV) pip install --quiet --python .demo/.venv --editable .demo/metrics-demo
 	cd .demo/metrics-demo && ../.venv/bin/kedro run
 	@.demo/.venv/bin/python scripts/show_metrics.py .demo/metrics-demo/mlflow.db
-	@echo
-	@echo "To see the curves:"
-	@echo "  cd .demo/metrics-demo && ../.venv/bin/mlflow ui"
 
 test: env ## Run the fast tests
 	$(RUN) pytest -n auto -m "not slow"

@@ -22,7 +22,12 @@ def main(store: Path) -> None:
         points = client.get_metric_history(run.info.run_id, key)
         points.sort(key=lambda point: point.step)
         table.add_row(key, str(len(points)), f"{points[0].value:.3f}", f"{points[-1].value:.3f}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
+    console.print("To see the curves:", style="bold")
+    console.print(f"  cd {store.parent} && ../.venv/bin/mlflow ui", soft_wrap=True)
+    console.print(f"  and open http://127.0.0.1:5000/{page}", soft_wrap=True)
 
 
 if __name__ == "__main__":

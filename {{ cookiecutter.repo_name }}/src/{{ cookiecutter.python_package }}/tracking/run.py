@@ -109,13 +109,21 @@ class TrackedRun:
                 client.set_tag(self.run.run_id, "kedro.error", told[:MAX_TAG_LENGTH])
             if self.opened:
                 client.set_terminated(self.run.run_id, status)
-                logger.info("MLflow run %s is %s.", self.run.run_id, status)
+                logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, self._where())
         finally:
             stack = active_runs()
             stack[:] = [run for run in stack if run is not self._active]
             with _lock:
                 if not _open_runs:
                     _process.close()
+
+    def _where(self) -> str:
+        """Where its charts are; a tracking server tells that itself."""
+        if not sqlite_path(self.run.tracking_uri):
+            return ""
+        info = self._active.info
+        page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
+        return f" Its charts, with `mlflow ui`: http://127.0.0.1:5000/{page}"
 
 
 # What belongs to the process, not to a run: the open runs, and how to undo what the first of
