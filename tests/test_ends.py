@@ -238,7 +238,7 @@ def test_sigterm_during_a_long_call_into_c(lab: Lab, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         f"""
-import ctypes, sys
+import hashlib, sys
 sys.path.insert(0, {str(lab.path / "src")!r})
 from pathlib import Path
 from kedro.framework.session import KedroSession
@@ -248,7 +248,7 @@ import lab.pipelines.ends as ends
 bootstrap_project(Path({str(lab.path)!r}))
 def wait(measured, end):
     Path({str(tmp_path / "waiting")!r}).touch()
-    ctypes.CDLL(None).usleep(20_000_000)  # without the GIL, and no Python handler runs meanwhile
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**8)  # without the GIL; no Python handler runs
     return {{"score": 1.0}}
 ends.end = wait
 with KedroSession.create(conf_source={str(lab.conf)!r}, project_path={str(lab.path)!r},
@@ -263,5 +263,5 @@ with KedroSession.create(conf_source={str(lab.conf)!r}, project_path={str(lab.pa
 
     process.send_signal(signal.SIGTERM)
 
-    assert process.wait(timeout=15) == -signal.SIGTERM
+    assert process.wait(timeout=20) == -signal.SIGTERM
     assert [run.info.status for run in lab.runs()] == ["KILLED"]

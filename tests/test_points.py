@@ -24,9 +24,16 @@ from tracking.store import MlflowRun
 NOTHING = (None, None)
 
 
-def points_of(data: Any) -> dict[str, list[tuple[float, int | None, int | None]]]:
+def points_of(data: Any) -> dict[str, list[Any]]:
     return {
-        metric.name: list(zip(metric.values, metric.steps, metric.timestamps, strict=True))
+        metric.name: list(
+            zip(
+                metric.values,
+                metric.steps or [None for _ in metric.values],
+                metric.timestamps or [None for _ in metric.values],
+                strict=True,
+            )
+        )
         for metric in parse(data)
     }
 
@@ -129,7 +136,6 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("numpy complex", {"m": np.complex128(1j)}, "'m'"),
     ("date", {"m": np.datetime64("2026-01-01")}, "'m'"),
     ("pandas NA", {"m": pd.NA}, "'m'"),
-    ("NA in a series", {"m": pd.Series([1, None], dtype="Int64")}, "'m', item 1"),
     ("masked", {"m": np.ma.masked}, "'m'"),
     ("2-d array", {"m": np.ones((2, 2))}, "'m' is a 2-d ndarray"),
     ("data frame", {"m": pd.DataFrame({"a": [1.0]})}, "'m' is a 2-d DataFrame"),

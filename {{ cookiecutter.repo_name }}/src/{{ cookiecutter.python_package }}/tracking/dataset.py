@@ -146,7 +146,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         binding.run.log(metrics, steps)
         self._written.update(metrics)
         for key in metrics:
-            next_steps[key] = max(next_steps.get(key, 0), *(step + 1 for step in steps[key]), 0)
+            next_steps[key] = max(next_steps.get(key, 0), max(steps[key], default=-1) + 1)
 
     def load(self) -> dict[str, Any]:
         """Read the metrics back, without the prefix.
@@ -198,7 +198,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
     def _steps_after(self, binding: Binding) -> dict[str, int]:
         """By key, the step after the last. Asked of the store where others write to it, too."""
         if binding.run and (self._next_steps is None or binding.rivals or self._binding is None):
-            self._next_steps = {key: step + 1 for key, step in binding.run.last_steps().items()}
+            last_steps = binding.run.last_steps()
+            self._next_steps = {key: max(step + 1, 0) for key, step in last_steps.items()}
         return {} if self._next_steps is None else self._next_steps
 
     def _warn(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from reprlib import repr as short
@@ -41,33 +42,37 @@ class Points:
 
     Attributes:
         name: The metric's name; nested names are joined by the separator.
-        values: One float a point; NaN and infinities included.
-        steps: One step a point, ``None`` where none was given.
-        timestamps: One a point, in milliseconds since the epoch, ``None`` where none was given.
+        values: One float a point; NaN and infinities included. A NumPy array stays one.
+        steps: One step a point, ``None`` where none was given; ``None`` if none was given at all.
+        timestamps: The same, in milliseconds since the epoch.
     """
 
     name: str
     values: Sequence[float]
-    steps: Sequence[int | None]
-    timestamps: Sequence[int | None]
+    steps: Sequence[int | None] | None = None
+    timestamps: Sequence[int | None] | None = None
 
-    def numbered(self, first: int) -> list[int]:
+    def numbered(self, first: int) -> Sequence[int]:
         """The steps, where a missing one is the last plus 1, and the very first is ``first``.
 
         Raises:
             PointsError: The count leaves 64 bits.
         """
-        steps: list[int] = []
-        for step in self.steps:
-            steps.append(step if step is not None else steps[-1] + 1 if steps else first)
-        if any(step > MAX_STEP for step in steps):
+        steps: list[int] | range = range(first, first + len(self.values))
+        if self.steps is not None:
+            steps = []
+            for step in self.steps:
+                steps.append(step if step is not None else steps[-1] + 1 if steps else first)
+        if max(steps, default=0) > MAX_STEP:
             raise PointsError(f"Metric {self.name!r} has no step after {MAX_STEP}; {A_STEP}.")
         return steps
 
     @property
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
-        return all(map(math.isfinite, self.values))
+        if isinstance(self.values, list | tuple):
+            return all(map(math.isfinite, self.values))
+        return bool(sys.modules["numpy"].isfinite(self.values).all())
 
 
 def parse(data: object, separator: str = ".") -> list[Points]:
@@ -171,6 +176,8 @@ def _is_point(value: Mapping[Any, Any]) -> bool:
 
 def _metric(name: str, value: Any) -> Points:
     value = _plain(name, value)
+    if _is_numbers(value):
+        return Points(name, value)
     rows: list[tuple[float, int | None, int | None]]
     if isinstance(value, Mapping) and not _is_point(value):
         rows = [
@@ -237,8 +244,15 @@ def _whole(value: Any) -> int | None:
     return int(value) if math.isfinite(value) and value == math.floor(value) else None
 
 
+def _is_numbers(value: Any) -> bool:
+    """Whether it is an array of doubles, or a list of floats: nothing to check in each item."""
+    if isinstance(value, list | tuple):
+        return bool(value) and all(type(item) is float for item in value)
+    return hasattr(value, "ndim")
+
+
 def _plain(name: str, value: Any) -> Any:
-    """Arrays, Series and tensors as Python's own numbers and lists; all else as it is.
+    """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is.
 
     Told by ``ndim``, which NumPy, pandas, PyTorch, JAX and TensorFlow share.
     """
@@ -249,8 +263,13 @@ def _plain(name: str, value: Any) -> Any:
         raise PointsError(
             f"Metric {name!r} is a {dimensions}-d {type(value).__name__}; {A_METRIC}."
         )
-    if not hasattr(value, "tolist"):  # TensorFlow's tensors
+    if hasattr(value, "to_numpy"):  # a Series
+        value = value.to_numpy()
+    elif not hasattr(value, "tolist"):  # TensorFlow's tensors
         value = value.numpy()
+    numpy = sys.modules.get("numpy")
+    if dimensions and numpy and type(value) is numpy.ndarray and value.dtype.kind in "biuf":
+        return value.astype(float, copy=False)
     return value.tolist()
 
 

@@ -24,6 +24,7 @@ from .store import (
     check_sqlite,
     connect,
     explained,
+    gather,
     set_environment,
     sqlite_path,
     use_store,
@@ -53,6 +54,8 @@ class TrackedRun:
         self.opened = opened
         self._active = ActiveRun(entity)
         self._process = os.getpid()
+        self._closing = threading.Lock()
+        self._writer = gather(self.run)
         with _lock:
             if not _open_runs:
                 _prepare_process(config)
@@ -98,10 +101,22 @@ class TrackedRun:
             status: FINISHED, FAILED or KILLED.
             error: What ended the run; its text becomes the tag ``kedro.error``.
         """
-        with _lock:
-            if self not in _open_runs or self._process != os.getpid():
-                return
-            _open_runs.remove(self)
+        with self._closing:  # SIGTERM may come while the run is being closed: one waits
+            if self in _open_runs and self._process == os.getpid():
+                self._close(status, error)
+        signals.wait_if_dying()
+
+    def _close(self, status: str, error: BaseException | None) -> None:
+        try:
+            self._writer.close()
+        except Exception as failure:
+            if status == "FINISHED":
+                self._end("FAILED", failure)
+                raise
+            logger.error("Points were not written to MLflow: %s", redact(str(failure)))
+        self._end(status, error)
+
+    def _end(self, status: str, error: BaseException | None) -> None:
         try:
             client = connect(self.run.tracking_uri)
             if error is not None:
@@ -114,6 +129,7 @@ class TrackedRun:
             stack = active_runs()
             stack[:] = [run for run in stack if run is not self._active]
             with _lock:
+                _open_runs.remove(self)
                 if not _open_runs:
                     _process.close()
 

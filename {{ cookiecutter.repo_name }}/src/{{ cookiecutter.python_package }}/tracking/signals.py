@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 _writers: list[socket.socket] = []  # one while SIGTERM is watched for
+_dying = threading.Event()
 
 
 def on_termination(close: Callable[[], None]) -> None:
@@ -46,6 +47,12 @@ def stop() -> None:
     _writers.pop().close()
 
 
+def wait_if_dying() -> None:
+    """If SIGTERM has come, let it end the process before the main thread does."""
+    if _dying.is_set() and threading.current_thread() is threading.main_thread():
+        threading.Event().wait()
+
+
 def _leave_it_to_the_watch(signum: int, frame: object) -> None:
     """Python writes to the wakeup fd only for signals that have a handler."""
 
@@ -54,6 +61,7 @@ def _wait(reader: socket.socket, close: Callable[[], None]) -> None:
     with reader:
         while received := reader.recv(1):  # nothing: the writer is closed
             if received[0] == signal.SIGTERM:
+                _dying.set()
                 try:
                     close()
                 finally:

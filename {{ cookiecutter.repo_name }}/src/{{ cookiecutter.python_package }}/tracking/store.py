@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import click
 
 from .points import Points
 from .provenance import redact
+from .writer import Writer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -50,19 +51,38 @@ class MlflowRun:
     run_id: str
 
     def log(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
-        """Write points, by key, at these steps, in as few requests as MLflow allows."""
-        client = connect(self.tracking_uri)
+        """Write points, by key, at these steps; at once, or with others if they are few.
+
+        Raises:
+            Exception: What MLflow raised, for these points or for earlier ones.
+        """
         points = _entities(metrics, steps)
+        few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
+        writer = _writers.get(self)
+        if writer and few:
+            writer.put(list(points))
+            return
+        self._flush()
         while batch := list(islice(points, METRICS_PER_REQUEST)):
-            client.log_batch(self.run_id, metrics=batch, synchronous=True)
+            self.send(batch)
+
+    def send(self, metrics: list[Metric]) -> None:
+        """Write points in one request."""
+        connect(self.tracking_uri).log_batch(self.run_id, metrics=metrics, synchronous=True)
+
+    def _flush(self) -> None:
+        if writer := _writers.get(self):
+            writer.flush()
 
     def last_steps(self) -> dict[str, int]:
         """The highest step of every key that the run has."""
+        self._flush()
         metrics = connect(self.tracking_uri).get_run(self.run_id).data._metric_objs
         return {metric.key: metric.step for metric in metrics}
 
     def history(self, key: str) -> list[tuple[int, float]]:
         """All points of a key as (step, value), oldest first."""
+        self._flush()
         points = connect(self.tracking_uri).get_metric_history(self.run_id, key)
         return [(point.step, point.value) for point in points]
 
@@ -79,6 +99,12 @@ class MlflowRun:
         return True
 
 
+# By run that this process tracks: small saves are gathered. A forked process has none of it.
+_writers: dict[MlflowRun, Writer] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_writers.clear)
+
+
 def _entities(
     metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]
 ) -> Iterator[Metric]:
@@ -88,8 +114,20 @@ def _entities(
     # request repeats nothing.
     now = time.time_ns() // 1_000_000
     for key, points in metrics.items():
-        for value, step, stamp in zip(points.values, steps[key], points.timestamps, strict=True):
-            yield Metric(key, value, now if stamp is None else stamp, step)
+        for start in range(0, len(points.values), METRICS_PER_REQUEST):
+            part = slice(start, start + METRICS_PER_REQUEST)
+            values = points.values[part]
+            stamps = points.timestamps[part] if points.timestamps else repeat(None, len(values))
+            # An array gives Python's floats for one request at a time.
+            values = values.tolist() if hasattr(values, "tolist") else values
+            for value, step, stamp in zip(values, steps[key][part], stamps, strict=True):
+                yield Metric(key, value, now if stamp is None else stamp, step)
+
+
+def gather(run: MlflowRun) -> Writer:
+    """Gather the small saves to a run in this process, until the writer is closed."""
+    _writers[run] = writer = Writer(run.send, METRICS_PER_REQUEST, lambda: _writers.pop(run, None))
+    return writer
 
 
 def active_run() -> MlflowRun | None:

@@ -1,0 +1,169 @@
+"""Small saves are gathered; none is left behind, and none fails unseen."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import Lab
+from kedro.runner import SequentialRunner, ThreadRunner
+from tracking.writer import LIMIT, Writer
+
+
+class Sink:
+    """Takes requests as a store does; can be held up, and can fail."""
+
+    def __init__(self) -> None:
+        self.requests: list[list[Any]] = []
+        self.open = threading.Event()
+        self.open.set()
+        self.error: Exception | None = None
+
+    def send(self, points: list[Any]) -> None:
+        self.open.wait(30)
+        if self.error:
+            raise self.error
+        self.requests.append(points)
+
+
+@pytest.fixture
+def sink() -> Sink:
+    return Sink()
+
+
+@pytest.fixture
+def writer(sink: Sink) -> Iterator[Writer]:
+    writer = Writer(sink.send, 1000, lambda: None)
+    yield writer
+    sink.open.set()
+    sink.error = None
+    if not writer._error:
+        writer.close()
+
+
+def test_small_saves_are_one_request_in_order(sink: Sink, writer: Writer) -> None:
+    for number in range(300):
+        writer.put([number, -number])  # type: ignore[list-item]
+    writer.flush()
+
+    written = [point for request in sink.requests for point in request]
+    assert written == [point for number in range(300) for point in (number, -number)]
+    assert len(sink.requests) <= 3
+
+
+def test_a_request_takes_no_more_than_it_may(sink: Sink, writer: Writer) -> None:
+    sink.open.clear()
+    writer.put(list(range(2500)))  # type: ignore[arg-type]
+    sink.open.set()
+    writer.flush()
+
+    assert [len(request) for request in sink.requests] == [1000, 1000, 500]
+
+
+def test_a_point_does_not_wait_for_a_flush(sink: Sink, writer: Writer) -> None:
+    writer.put([1])  # type: ignore[list-item]
+
+    deadline = time.monotonic() + 10
+    while not sink.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_slow_store_slows_the_producer_down(sink: Sink, writer: Writer) -> None:
+    sink.open.clear()
+    put = 0
+
+    def produce() -> None:
+        nonlocal put
+        for _ in range(3 * LIMIT // 100):
+            writer.put(list(range(100)))  # type: ignore[arg-type]
+            put += 100
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    producer.join(1)
+    assert producer.is_alive()
+    assert put <= LIMIT + 2000
+    sink.open.set()
+    producer.join(30)
+    writer.flush()
+
+    assert sum(map(len, sink.requests)) == 3 * LIMIT
+
+
+def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, writer: Writer) -> None:
+    sink.error = ConnectionError("the store is gone")
+    writer.put([1])  # type: ignore[list-item]
+
+    with pytest.raises(ConnectionError, match="the store is gone"):
+        writer.flush()
+    with pytest.raises(ConnectionError, match="the store is gone"):
+        writer.put([2])  # type: ignore[list-item]
+    with pytest.raises(ConnectionError, match="the store is gone"):
+        writer.close()
+
+
+def _refuse(self: Any, metrics: Any) -> None:
+    raise ConnectionError("the store is gone: http://user:hunter2@example.com")
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner, ThreadRunner])
+def test_a_write_that_fails_is_the_error_of_the_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: type
+) -> None:
+    monkeypatch.setattr("lab.tracking.store.MlflowRun.send", _refuse)
+
+    with pytest.raises(ConnectionError, match="the store is gone"):
+        lab.run("everything", node_names=["a"], runner=runner())
+
+    (run,) = lab.runs()
+    assert run.info.status == "FAILED"
+    assert "ConnectionError: the store is gone: http://example.com" in run.data.tags["kedro.error"]
+
+
+def test_the_error_of_a_node_is_not_hidden_by_a_write_that_fails(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lab.tracking.store.MlflowRun.send", _refuse)
+
+    with pytest.raises(ValueError, match="the data is gone"):
+        lab.run("ends", params={"end": "error"})
+
+    assert [run.info.status for run in lab.runs()] == ["FAILED"]
+    assert "Points were not written to MLflow: the store is gone" in caplog.text
+    (told,) = [record.getMessage() for record in caplog.records if "Points were" in record.msg]
+    assert "hunter2" not in told
+
+
+def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
+    seen: list[Any] = []
+
+    from lab.pipelines import everything
+
+    def read() -> Iterator[dict[str, float]]:
+        for epoch in range(3):
+            yield {"loss": float(epoch)}
+            seen.append(catalog.load("stream_metrics"))
+
+    from kedro.pipeline import Node, Pipeline
+    from lab import settings
+
+    assert everything and settings
+    session = lab.session()
+    context: Any = session.load_context()
+    catalog = context.catalog
+    (hook,) = settings.HOOKS
+    pipeline = Pipeline([Node(read, None, "stream_metrics", name="read")])
+    params = {"project_path": str(lab.path), "kedro_version": "1", "pipeline_names": ["read"]}
+    manager: Any = session._hook_manager
+    manager.hook.before_pipeline_run(run_params=params, pipeline=pipeline, catalog=catalog)
+    SequentialRunner().run(pipeline, catalog, manager)
+    manager.hook.after_pipeline_run(
+        run_params=params, run_result={}, pipeline=pipeline, catalog=catalog
+    )
+
+    assert hook._runs == {}
+    assert [len(np) if isinstance(np := entry["loss"], list) else 1 for entry in seen] == [1, 2, 3]
