@@ -9,6 +9,9 @@ RUN := .venv/bin/python -m
 
 # The tests start many processes; without its .pyc files each would compile MLflow anew.
 unexport PYTHONDONTWRITEBYTECODE
+# Cookiecutter copies whatever lies in the template: no caches there.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
+export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 # Kedro's own usage statistics are for its users' projects, not for tests.
 export DO_NOT_TRACK := 1
 

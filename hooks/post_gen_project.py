@@ -8,12 +8,11 @@ and change nothing the second time.
 from __future__ import annotations
 
 import ast
-import io
+import itertools
 import json
 import re
 import shutil
 import textwrap
-import tokenize
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,7 +41,7 @@ my_baseline_metrics:
 """
 
 EXAMPLE_ONLY = ("src/PACKAGE/pipelines/training", "tests/pipelines")
-EXAMPLE_REQUIREMENTS = ("scikit-learn",)
+NULL = "tag:yaml.org,2002:null"
 
 
 def main(project: Path = Path()) -> None:
@@ -53,7 +52,8 @@ def main(project: Path = Path()) -> None:
     if str(answers["include_example"]).lower() not in ("yes", "y", "true"):
         for path in EXAMPLE_ONLY:
             shutil.rmtree(project / path.replace("PACKAGE", package))
-        edit(project / "requirements.txt", lambda text: drop_lines(text, EXAMPLE_REQUIREMENTS))
+        edit(project / "requirements.txt", lambda text: drop(text, "scikit-learn", "\n"))
+        edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
 
 
 def wire(project: Path, package: str) -> None:
@@ -64,104 +64,61 @@ def wire(project: Path, package: str) -> None:
 
 
 def edit(path: Path, change: Callable[[str], str]) -> None:
-    """Change a file's text, and keep its line ends."""
-    before = path.read_bytes().decode("utf-8")
-    newline = "\r\n" if "\r\n" in before else "\n"
-    after = change(before.replace("\r\n", "\n")).replace("\n", newline)
+    """Change a file's text, if there is something to change, and keep its line ends."""
+    text = path.read_bytes().decode("utf-8-sig")
+    newline = "\r\n" if "\r\n" in text else "\n"
+    before = text.replace("\r\n", "\n")
+    after = change(before)
     if after != before:
-        path.write_bytes(after.encode("utf-8"))
+        path.write_bytes(after.replace("\n", newline).encode("utf-8"))
 
 
 def register_hook(text: str, package: str) -> str:
-    """The text of ``settings.py`` with ``MlflowPipelineHook()`` among its ``HOOKS``."""
-    hooks = _assigned(text, "HOOKS")
-    if hooks is not None and HOOK in ast.unparse(hooks):
+    """The text of ``settings.py`` with ``MlflowPipelineHook()`` last among its ``HOOKS``."""
+    tree = ast.parse(text)
+    if any(HOOK in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(tree)):
         return text
-    text = _splice(text, hooks, _extended(text, hooks)) if hooks else _insert_hooks(text)
+    if setting := [statement for statement in tree.body if _sets(statement, "HOOKS")]:
+        text = _insert(text, setting[-1].lineno, f"HOOKS = (*HOOKS, {HOOK}())")
+    else:  # below Kedro's own example of it, which is a comment, or at the end
+        example = re.search(r"^# *HOOKS *=.*(\n#.*)*", text, re.MULTILINE)
+        line = text.count("\n", 0, example.end() if example else len(text)) + 1
+        text = _insert(text, line, f"HOOKS = ({HOOK}(),)")
     return _add_import(text, f"from {package}.tracking import {HOOK}")
 
 
-def _assigned(text: str, name: str) -> ast.expr | None:
-    """What the name is last set to, at the top level of the text."""
-    value = None
-    for statement in ast.parse(text).body:
-        targets = statement.targets if isinstance(statement, ast.Assign) else []
-        targets = [statement.target] if isinstance(statement, ast.AnnAssign) else targets
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            value = statement.value
-    return value
-
-
-def _extended(text: str, hooks: ast.expr) -> str:
-    if not isinstance(hooks, ast.Tuple | ast.List):
-        return f"(*{ast.get_source_segment(text, hooks)}, {HOOK}())"
-    items = [ast.get_source_segment(text, item) or "" for item in hooks.elts] + [f"{HOOK}()"]
-    left, right = "[]" if isinstance(hooks, ast.List) else "()"
-    if hooks.lineno == hooks.end_lineno:
-        comma = "," if len(items) == 1 and left == "(" else ""
-        return f"{left}{', '.join(items)}{comma}{right}"
-    source = ast.get_source_segment(text, hooks) or ""
-    body = source.removesuffix(right).rstrip()
-    indent = " " * hooks.elts[-1].col_offset if hooks.elts else "    "
-    if hooks.elts and not _has_trailing_comma(text, hooks):
-        end = len(_upto(source, hooks, hooks.elts[-1]))
-        body = body[:end] + "," + body[end:]
-    return f"{body}\n{indent}{HOOK}(),\n{right}"
-
-
-def _has_trailing_comma(text: str, hooks: ast.Tuple | ast.List) -> bool:
-    source = ast.get_source_segment(text, hooks) or ""
-    rest = source[len(_upto(source, hooks, hooks.elts[-1])) :]
-    return any(line.partition("#")[0].strip().startswith(",") for line in rest.splitlines())
-
-
-def _upto(source: str, whole: ast.expr, part: ast.expr) -> str:
-    """The source of the whole, up to the end of the part."""
-    assert part.end_lineno is not None and part.end_col_offset is not None
-    lines = source.encode("utf-8").splitlines(keepends=True)[: part.end_lineno - whole.lineno + 1]
-    start = whole.col_offset if part.end_lineno == whole.lineno else 0
-    lines[-1] = lines[-1][: part.end_col_offset - start]
-    return b"".join(lines).decode("utf-8")
-
-
-def _splice(text: str, old: ast.expr, new: str) -> str:
-    lines = text.encode("utf-8").splitlines(keepends=True)
-    assert old.end_lineno is not None and old.end_col_offset is not None
-    before = b"".join(lines[: old.lineno - 1]) + lines[old.lineno - 1][: old.col_offset]
-    after = lines[old.end_lineno - 1][old.end_col_offset :] + b"".join(lines[old.end_lineno :])
-    return (before + new.encode("utf-8") + after).decode("utf-8")
-
-
-def _insert_hooks(text: str) -> str:
-    """Below Kedro's own example of it, which is a comment; else at the end."""
-    lines = text.splitlines(keepends=True)
-    comments = [
-        token.start[0]
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT and re.match(r"#\s*HOOKS\s*=", token.string)
-    ]
-    line = comments[-1] if comments else len(lines)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    return "".join([*lines[:line], f"HOOKS = ({HOOK}(),)\n", *lines[line:]])
+def _sets(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement sets this name in any way: ``=``, ``+=``, ``import``, below ``if``."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return False
+    return any(
+        (isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.alias) and name == (node.asname or node.name))
+        for node in ast.walk(statement)
+    )
 
 
 def _add_import(text: str, statement: str) -> str:
-    """Below the imports at the top; else below the docstring; else at the top."""
-    if any(statement == ast.unparse(node) for node in ast.parse(text).body):
+    """Below the docstring and the imports at the top."""
+    head = list(itertools.takewhile(_is_head, ast.parse(text).body))
+    imports = [node for node in head if isinstance(node, ast.ImportFrom)]
+    if any((name.asname or name.name) == HOOK for node in imports for name in node.names):
         return text
-    docstring = imports = 0
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            imports = node.end_lineno or 0
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and not imports:
-            docstring = node.end_lineno or 0
-        else:
-            break
-    lines = text.splitlines(keepends=True)
-    line = imports or docstring
-    gap = "" if imports or not line else "\n"
-    return "".join([*lines[:line], f"{gap}{statement}\n", *lines[line:]])
+    gap = "\n" if head and isinstance(head[-1], ast.Expr) else ""
+    return _insert(text, head[-1].lineno if head else 0, gap + statement)
+
+
+def _is_head(node: ast.stmt) -> bool:
+    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return docstring or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def _insert(text: str, line: int, code: str) -> str:
+    """The text with code below this line, and below the end of all that begins above or on it."""
+    begun = [node for node in ast.parse(text).body if node.lineno <= line]
+    line = max([line, *(node.end_lineno or 0 for node in begun)])
+    lines = text.removesuffix("\n").split("\n") if text else []  # splitlines() splits at more
+    return "\n".join([*lines[:line], code, *lines[line:], ""])
 
 
 def add_entries(text: str, entries: str) -> str:
@@ -175,28 +132,32 @@ def add_entries(text: str, entries: str) -> str:
         ValueError: The catalog is not a block mapping.
     """
     root = yaml.compose(text)
-    if root is not None and (not isinstance(root, yaml.MappingNode) or root.flow_style):
+    if root is None or (root.tag == NULL and not root.value):  # the latter below a ---
+        old = []
+    elif isinstance(root, yaml.MappingNode) and not root.flow_style:
+        old = [key.value for key, _ in root.value]
+    else:
         raise ValueError(
             "catalog.yml is not a mapping of one dataset below the other; write it so, try again."
         )
-    have = {key.value for key, _ in root.value} if root else set()
     new = [
         entry
         for entry in entries.strip("\n").split("\n\n")
-        if not set(yaml.safe_load(entry)) & have
+        if not any(name in old for name in yaml.safe_load(entry))
     ]
     if not new:
         return text
     end = root.end_mark.index if root else len(text)
-    indent = " " * (root.start_mark.column if root else 0)
+    indent = " " * root.start_mark.column if old else ""
     added = textwrap.indent("\n\n".join(new) + "\n", indent)
     before = text[:end].rstrip("\n")
     return (before + "\n\n" if before else "") + added + text[end:]
 
 
-def drop_lines(text: str, starts: tuple[str, ...]) -> str:
-    """The text without the lines that start so."""
-    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(starts))
+def drop(text: str, word: str, between: str) -> str:
+    """The text without those of its parts that have the word; ``between`` separates them."""
+    parts = text.rstrip("\n").split(between)
+    return between.join(part for part in parts if word not in part) + "\n"
 
 
 if __name__ == "__main__":

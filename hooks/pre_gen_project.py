@@ -16,11 +16,15 @@ from collections.abc import Mapping
 # this string.
 ANSWERS = r'{{ cookiecutter.__answers }}'  # fmt: skip
 
+MAX_NAME_LENGTH = 100  # a file system takes 255 bytes, and a path is more than one name
 MAX_EXPERIMENT_LENGTH = 500  # MLflow's
-YES_NO = ("yes", "no", "y", "n", "true", "false")
-SEPARATORS = (".", "/")
-# What the project itself imports: a package of the same name would hide it.
-DEPENDENCIES = ("kedro", "mlflow", "numpy", "sklearn", "tests", "conf")
+# A package of such a name would hide what the project itself imports or installs, and a folder of
+# such a name would give the project's command that name.
+NEEDED = """
+    build click conf cookiecutter docker fastapi flask git google ipython joblib kedro matplotlib
+    mlflow mypy numpy omegaconf packaging pandas parse pip pluggy pyarrow pydantic pytest python
+    requests rich ruff scikit_learn scipy setuptools sklearn sqlalchemy test tests wheel yaml
+"""
 
 
 def main() -> None:
@@ -31,18 +35,27 @@ def main() -> None:
 
 def refuse(answers: Mapping[str, object]) -> str | None:
     """The first thing that is wrong with the answers, in one sentence, or None."""
-    given = {key: str(value) for key, value in answers.items()}
-    checks = [
-        _project_name(given["project_name"]),
-        _repo_name(given["repo_name"]),
-        _python_package(given["python_package"]),
-        _choice("include_example", given["include_example"].lower(), YES_NO, "yes or no"),
-        _tracking_uri(given["tracking_uri"]),
-        _experiment(given["experiment"]),
-        _choice("separator", given["separator"], SEPARATORS, "'.' or '/'"),
-        _kedro_version(given["kedro_version"]),
-    ]
-    return next(filter(None, checks), None)
+    checks = {
+        "project_name": _project_name,
+        "python_package": _python_package,
+        "repo_name": _repo_name,
+        "include_example": _include_example,
+        "tracking_uri": _tracking_uri,
+        "experiment": _experiment,
+        "separator": _separator,
+        "kedro_version": _kedro_version,
+    }
+    for key, check in checks.items():
+        value = answers.get(key, {})  # cookiecutter leaves mappings out
+        if value is None:
+            value = ""
+        elif isinstance(value, bool) and key == "include_example":  # YAML's yes and no
+            value = str(value)
+        if not isinstance(value, str):
+            return f"{key} is {value!r}, which is not text; put it in quotes."
+        if refusal := check(value):
+            return refusal
+    return None
 
 
 def _project_name(value: str) -> str | None:
@@ -54,36 +67,51 @@ def _project_name(value: str) -> str | None:
     )
 
 
-def _repo_name(value: str) -> str | None:
-    if re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?", value):
-        return None
-    return (
-        f"the repo name {value!r} is not one folder's name of letters, digits, dots, hyphens and"
-        " underscores; set another repo_name, and the folder above it with output_dir."
-    )
-
-
 def _python_package(value: str) -> str | None:
-    if not re.fullmatch(r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?", value):
+    name = r"[A-Za-z](?:[A-Za-z0-9_]*[A-Za-z0-9])?"
+    if not re.fullmatch(name, value) or len(value) > MAX_NAME_LENGTH:
         rule = (
-            "is not an identifier of ASCII letters, digits and underscores that begins with a"
-            " letter and ends with a letter or a digit"
+            f"is not an identifier of at most {MAX_NAME_LENGTH} ASCII letters, digits and"
+            " underscores that begins with a letter and ends with a letter or a digit"
         )
     elif keyword.iskeyword(value) or keyword.issoftkeyword(value):
         rule = "is a keyword of Python"
     elif value in sys.stdlib_module_names:
         rule = "is a module of Python's standard library"
-    elif value in DEPENDENCIES:
+    elif value.lower() in NEEDED.split():
         rule = "is a name that the project itself needs"
     else:
         return None
     return f"the Python package name {value!r} {rule}; set another project_name or python_package."
 
 
-def _choice(key: str, value: str, allowed: tuple[str, ...], told: str) -> str | None:
-    if value in allowed:
+def _repo_name(value: str) -> str | None:
+    name = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+    if not re.fullmatch(name, value) or len(value) > MAX_NAME_LENGTH:
+        rule = (
+            f"is not one folder's name of at most {MAX_NAME_LENGTH} letters, digits, dots, hyphens"
+            " and underscores that begins and ends with a letter or a digit"
+        )
+    elif value.lower() in NEEDED.split():
+        rule = "is a name that the project itself needs"
+    else:
         return None
-    return f"{key} is {value!r}, which is not {told}; choose one of them."
+    return (
+        f"the repo name {value!r} {rule}; set another repo_name, and the folder above it with"
+        " output_dir."
+    )
+
+
+def _include_example(value: str) -> str | None:
+    if value.lower() in ("yes", "no", "y", "n", "true", "false"):
+        return None
+    return f"include_example is {value!r}, which is not yes or no; choose one of them."
+
+
+def _separator(value: str) -> str | None:
+    if value in (".", "/"):
+        return None
+    return f"separator is {value!r}, which is not '.' or '/'; choose one of them."
 
 
 def _tracking_uri(value: str) -> str | None:
@@ -97,16 +125,17 @@ def _tracking_uri(value: str) -> str | None:
 
 
 def _experiment(value: str) -> str | None:
-    if value.isprintable() and len(value) <= MAX_EXPERIMENT_LENGTH and value == value.strip():
+    line = value.isprintable() and value == value.strip() and len(value) <= MAX_EXPERIMENT_LENGTH
+    if line and "${" not in value:  # which Kedro's configuration would fill in
         return None
     return (
-        f"experiment is {value[:60]!r}, which is not a line of at most 500 printable characters;"
-        " correct it, or leave it empty for the package's name."
+        f"experiment is {value[:60]!r}, which is not a line of at most {MAX_EXPERIMENT_LENGTH}"
+        " printable characters without '${'; correct it, or leave it empty for the package's name."
     )
 
 
 def _kedro_version(value: str) -> str | None:
-    if re.fullmatch(r"\d+(\.\w+)*", value):
+    if re.fullmatch(r"[0-9]+(\.[A-Za-z0-9+-]+)*", value):
         return None
     return f"kedro_version is {value!r}, which is not a version such as 1.7.0; leave it out."
 
