@@ -147,6 +147,7 @@ def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
             seen.append(catalog.load("stream_metrics"))
 
     from kedro.pipeline import Node, Pipeline
+
     session = lab.session()
     context: Any = session.load_context()
     catalog = context.catalog
