@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint types check test-oldest clean env
+.PHONY: help demo test slow lint types check test-oldest bench clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -39,11 +39,10 @@ lint: env ## Check style, the template where it lies
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-types: env ## Check types, the template's in a project made of it
+types: env ## Check types, the template where it lies
 	$(RUN) mypy hooks/pre_gen_project.py
 	$(RUN) mypy hooks/post_gen_project.py
 	$(RUN) mypy tests scripts
-	$(RUN) pytest -q tests/test_fresh_project.py -k mypy
 
 check: test lint types slow test-oldest ## All of these
 
@@ -55,8 +54,18 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
 
+bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
+	@rm -rf .bench
+	@mkdir .bench
+	@$(UV) venv --quiet --python .venv/bin/python .bench/ours
+	@$(UV) venv --quiet --python .venv/bin/python .bench/peer
+	@$(UV) pip install --quiet --python .bench/ours -r "$(TEMPLATE)/requirements.txt"
+	@$(UV) pip freeze --quiet --python .bench/ours > .bench/versions.txt
+	@$(UV) pip install --quiet --python .bench/peer kedro-mlflow -r .bench/versions.txt
+	.bench/ours/bin/python benchmarks/bench.py $(BENCH)
+
 clean: ## Remove what was made here
-	rm -rf .venv .demo .oldest
+	rm -rf .venv .demo .oldest .bench
 
 env: .venv
 	@$(UV) pip install --quiet --python .venv --group dev -r "$(TEMPLATE)/requirements.txt"

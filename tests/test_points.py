@@ -424,21 +424,23 @@ junk = st.recursive(
 
 def expected(data: Any) -> dict[str, set[tuple[int, str]]]:
     """What must be read back of a payload of the strategy above: its rules, written anew."""
+    return {clean(name): rows for name, rows in _expected(data).items() if rows}
+
+
+def _expected(data: Any) -> dict[str, set[tuple[int, str]]]:
     found: dict[str, set[tuple[int, str]]] = {}
     for name, metric in data.items():
         if isinstance(metric, dict) and metric and "value" not in metric and _named(metric):
-            found |= {f"{clean(name)}.{inner}": rows for inner, rows in expected(metric).items()}
+            found |= {f"{name}.{inner}": rows for inner, rows in _expected(metric).items()}
             continue
         items = metric if isinstance(metric, list | np.ndarray) else [metric]
         if isinstance(metric, dict) and "value" not in metric:
             items = [{"value": value, "step": step} for step, value in metric.items()]
-        rows, last = set(), -1
+        found[name], last = set(), -1
         for item in items:
             point = item if isinstance(item, dict) else {"value": item}
             last = point.get("step", last + 1)
-            rows.add((int(last), repr(float(point["value"]) + 0.0)))
-        if rows:
-            found[clean(name)] = rows
+            found[name].add((int(last), repr(float(point["value"]) + 0.0)))
     return found
 
 

@@ -1,0 +1,169 @@
+"""One measured piece of work in a process of its own: prints its seconds as JSON.
+
+Run by ``bench.py`` as ``python cases.py CASE WHO STORE``, with the interpreter of that WHO's
+environment: ``ours``, ``peer`` (kedro-mlflow) or ``floor`` (MLflow's client alone).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+
+logging.disable(logging.INFO)  # Kedro's own lines on the terminal are nobody's work
+
+
+def rows(count: int) -> dict[str, Any]:
+    return {"loss": [{"value": 1 / (1 + step), "step": step} for step in range(count)]}
+
+
+def dataset(who: str, store: str) -> tuple[Any, str]:
+    """A metrics dataset that writes to a new MLflow run, and the run's id."""
+    mlflow.set_tracking_uri(store)
+    run_id = MlflowClient().create_run("0").info.run_id
+    if who == "peer":
+        from kedro_mlflow.io.metrics import MlflowMetricsHistoryDataset
+
+        return MlflowMetricsHistoryDataset(prefix="bench", run_id=run_id), run_id
+    from bench.tracking import MlflowMetricsDataset
+
+    return MlflowMetricsDataset(prefix="bench", run_id=run_id), run_id
+
+
+def log_in_chunks(run_id: str, values: Any) -> None:
+    """The floor: MLflow's client, a thousand points a request."""
+    client, now = MlflowClient(), int(time.time() * 1000)
+    for start in range(0, len(values), 1000):
+        part = values[start : start + 1000]
+        metrics = [Metric("loss", value, now, start + i) for i, value in enumerate(part)]
+        client.log_batch(run_id, metrics, synchronous=True)
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    start = time.perf_counter()
+    work()
+    return {"seconds": time.perf_counter() - start}
+
+
+def save(who: str, store: str, count: int) -> dict[str, float]:
+    target, run_id = dataset("ours" if who == "floor" else who, store)
+    target.save({"warm": [{"value": 1.0, "step": 1}]})
+    data = rows(count)
+    values = [point["value"] for point in data["loss"]]
+    if who == "floor":
+        return measured(lambda: log_in_chunks(run_id, values))
+    return measured(lambda: target.save(data))
+
+
+def save_array(who: str, store: str, count: int) -> dict[str, float]:
+    target, run_id = dataset("ours", store)
+    target.save({"warm": 1.0})
+    values = np.random.default_rng(0).normal(size=count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if who == "floor":
+        result = measured(lambda: log_in_chunks(run_id, values.tolist()))
+    else:
+        result = measured(lambda: target.save({"loss": values}))
+    result["mebibytes"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return result
+
+
+def load(who: str, store: str, keys: int, count: int) -> dict[str, float]:
+    target, run_id = dataset("ours", store)
+    target.save({f"m{key}": np.arange(count) / 7 for key in range(keys)})
+    client = MlflowClient()
+    if who == "floor":
+
+        def loop() -> None:
+            for key in client.get_run(run_id).data.metrics:
+                client.get_metric_history(run_id, key)
+
+        return measured(loop)
+    return measured(target.load)
+
+
+class OneRequestEach:
+    """What a save costs that is one request: the same dataset, without gathering."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __call__(self, data: dict[str, float]) -> None:
+        client, run_id = MlflowClient(), self.target._binding.run.run_id
+        now = int(time.time() * 1000)
+        metrics = [Metric(f"bench.{k}", v, now, self.step) for k, v in data.items()]
+        self.step += 1
+        client.log_batch(run_id, metrics, synchronous=True)
+
+    step = 0
+
+
+def stream() -> Iterator[dict[str, float]]:
+    for step in range(1000):
+        yield {"loss": 1 / (1 + step), "accuracy": step / 1000, "rate": 0.1}
+
+
+def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
+    """A Kedro run in a project of the starter or of the peer, without its start-up."""
+    from pathlib import Path
+
+    from kedro.framework.session import KedroSession
+    from kedro.framework.startup import bootstrap_project
+    from kedro.runner import SequentialRunner, ThreadRunner
+
+    project = Path.cwd()
+    bootstrap_project(project)
+    if who == "floor":
+        from bench.tracking import MlflowMetricsDataset
+
+        original = MlflowMetricsDataset.bind
+
+        def bind(self: Any, binding: Any) -> None:
+            original(self, binding)
+            self.save = OneRequestEach(self)
+
+        MlflowMetricsDataset.bind = bind  # type: ignore[method-assign]
+    runner = ThreadRunner(max_workers=8) if pipeline == "many" else SequentialRunner()
+    clock: dict[str, float] = {}
+    lock = threading.Lock()
+
+    def first_node(original: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            with lock:
+                clock.setdefault("start", time.perf_counter())
+            return original(*arguments, **options)
+
+        return run
+
+    from kedro.pipeline.node import Node
+
+    Node.run = first_node(Node.run)  # type: ignore[method-assign]
+    with KedroSession.create(project_path=project) as session:
+        session.run(pipeline_names=[pipeline], runner=runner)  # type: ignore[call-arg]
+    return {"seconds": time.perf_counter() - clock["start"]}
+
+
+CASES: dict[str, Callable[[str, str], dict[str, float]]] = {
+    "save-10k": lambda who, store: save(who, store, 10_000),
+    "save-500": lambda who, store: save(who, store, 500),
+    "array-100k": lambda who, store: save_array(who, store, 100_000),
+    "array-1m": lambda who, store: save_array(who, store, 1_000_000),
+    "load-200x100": lambda who, store: load(who, store, 200, 100),
+    "load-1x100k": lambda who, store: load(who, store, 1, 100_000),
+    "stream": lambda who, store: run_pipeline(who, store, "stream"),
+    "many": lambda who, store: run_pipeline(who, store, "many"),
+}
+
+if __name__ == "__main__":
+    case, who, store = sys.argv[1:]
+    print("RESULT", json.dumps(CASES[case](who, store)))
