@@ -46,23 +46,24 @@ types: env ## Check types, the template where it lies
 
 check: test lint types slow test-oldest ## All of these
 
+# MLflow 3.7 itself can't be imported with SQLAlchemy 2.1.
 test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	@rm -rf .oldest
 	@mkdir .oldest
 	$(UV) venv --quiet --python .venv/bin/python .oldest/.venv
-	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
+	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" "sqlalchemy<2.1" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@rm -rf .bench
 	@mkdir .bench
-	@$(UV) venv --quiet --python .venv/bin/python .bench/ours
-	@$(UV) venv --quiet --python .venv/bin/python .bench/peer
-	@$(UV) pip install --quiet --python .bench/ours -r "$(TEMPLATE)/requirements.txt"
-	@$(UV) pip freeze --quiet --python .bench/ours > .bench/versions.txt
-	@$(UV) pip install --quiet --python .bench/peer kedro-mlflow -r .bench/versions.txt
-	.bench/ours/bin/python benchmarks/bench.py $(BENCH)
+	@$(UV) venv --quiet --python .venv/bin/python .bench/env-ours
+	@$(UV) venv --quiet --python .venv/bin/python .bench/env-peer
+	@$(UV) pip install --quiet --python .bench/env-ours -r "$(TEMPLATE)/requirements.txt"
+	@$(UV) pip freeze --quiet --python .bench/env-ours > .bench/versions.txt
+	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow -r .bench/versions.txt
+	.bench/env-ours/bin/python benchmarks/bench.py $(BENCH)
 
 clean: ## Remove what was made here
 	rm -rf .venv .demo .oldest .bench

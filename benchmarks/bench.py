@@ -23,8 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 WORK = Path(".bench").resolve()
-OURS, PEER = WORK / "ours" / "bin", WORK / "peer" / "bin"
-ENVIRONMENT = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONPATH": str(WORK / "bench" / "src")}
+OURS, PEER = WORK / "env-ours" / "bin", WORK / "env-peer" / "bin"
+ENVIRONMENT = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONPATH": str(WORK / "ours" / "src")}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PEER_CATALOG = """
@@ -50,11 +50,11 @@ def call(*command: str | Path, cwd: Path = WORK) -> str:
 def make_projects() -> None:
     """The starter's project, a bare one of Kedro's own template, and one with kedro-mlflow."""
     answers = WORK / "answers.yml"
-    answers.write_text("project_name: Bench\ninclude_example: no\n")
+    answers.write_text("project_name: Ours\ninclude_example: no\n")
     call(OURS / "kedro", "new", f"--starter={HERE.parent}", f"--config={answers}")
     for name in ("Bare", "Peer"):
         call(OURS / "kedro", "new", "--name", name, "--tools=none", "--example=no")
-    for name in ("bench", "bare", "peer"):
+    for name in ("ours", "bare", "peer"):
         for pipeline in (HERE / "pipelines").glob("*.py"):
             folder = WORK / name / "src" / name / "pipelines" / pipeline.stem
             folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def make_projects() -> None:
     (WORK / "bare/src/bare/hooks.py").write_text(BARE_HOOK)
     settings = WORK / "bare/src/bare/settings.py"
     settings.write_text(settings.read_text() + BARE_SETTINGS)
-    shutil.copy(new_store(), WORK / "bench/mlflow.db")
+    shutil.copy(new_store(), WORK / "ours/mlflow.db")
     shutil.copy(new_store(), WORK / "peer/mlflow.db")
     shutil.copy(new_store(), WORK / "bare/mlflow.db")
 
@@ -105,7 +105,7 @@ def case(name: str, who: str, store: str | None = None) -> dict[str, float]:
     """One case in a process of its own, on a new SQLite store or on this one."""
     store = store or f"sqlite:///{new_store()}"
     python = (PEER if who == "peer" else OURS) / "python"
-    folder = WORK / ("peer" if who == "peer" else "bench")
+    folder = WORK / ("peer" if who == "peer" else "ours")
     printed = call(python, HERE / "cases.py", name, who, store, cwd=folder)
     result: dict[str, float] = json.loads(printed.partition("RESULT")[2])
     return result
@@ -208,7 +208,7 @@ def measure(times: int, big: bool) -> Iterator[str]:
             ),
             90,
         )
-        configure("bench", f"tracking_uri: {url}\n")
+        configure("ours", f"tracking_uri: {url}\n")
         yield faster(
             "a generator node, 1,000 yields of 3 metrics, `mlflow server`",
             "one `log_batch` per yield",
@@ -217,7 +217,7 @@ def measure(times: int, big: bool) -> Iterator[str]:
             ),
             20,
         )
-    configure("bench", f"tracking_uri: sqlite:///{WORK}/store.db\n")
+    configure("ours", f"tracking_uri: sqlite:///{WORK}/store.db\n")
     yield faster(
         "the same, SQLite",
         "one `log_batch` per yield",
@@ -255,11 +255,11 @@ def measure(times: int, big: bool) -> Iterator[str]:
 
 
 def measure_commands(times: int) -> Iterator[str]:
-    bench, bare, peer = (WORK / name for name in ("bench", "bare", "peer"))
+    own, bare, peer = (WORK / name for name in ("ours", "bare", "peer"))
     kedro, peer_kedro = OURS / "kedro", PEER / "kedro"
 
     def ours(*arguments: str) -> Measure:
-        return lambda: timed(kedro, *arguments, cwd=bench)
+        return lambda: timed(kedro, *arguments, cwd=own)
 
     def floor(*arguments: str) -> Measure:
         return lambda: timed("env", "FLOOR=1", kedro, *arguments, cwd=bare)
@@ -281,7 +281,7 @@ def measure_commands(times: int) -> Iterator[str]:
         compare("plain run", ours(*run), plain(*run), times),
         1.05,
     )
-    configure("bench", f"tracking_uri: sqlite:///{WORK}/bench/mlflow.db\n")
+    configure("ours", f"tracking_uri: sqlite:///{WORK}/ours/mlflow.db\n")
     run = ("run", "--pipelines=one")
     yield of_time(
         "tracked `kedro run` of one node",
@@ -306,15 +306,15 @@ def measure_commands(times: int) -> Iterator[str]:
         return make
 
     starter = create(f"--starter={HERE.parent}")
-    own = create("--tools=none", "--example=no")
+    template = create("--tools=none", "--example=no")
     yield of_time(
         "`kedro new --starter=<folder>`",
-        "its own template",
-        compare("new", starter, own, times),
+        "Kedro's own template",
+        compare("new", starter, template, times),
         1.5,
     )
     entries = "".join(f"e{i}: {{type: kedro.io.MemoryDataset}}\n" for i in range(5000))
-    for project in (bench, bare):
+    for project in (own, bare):
         with (project / "conf/base/catalog.yml").open("a") as catalog:
             catalog.write("\n" + entries)
     a, b = compare(

@@ -35,7 +35,7 @@ def dataset(who: str, store: str) -> tuple[Any, str]:
         from kedro_mlflow.io.metrics import MlflowMetricsHistoryDataset
 
         return MlflowMetricsHistoryDataset(prefix="bench", run_id=run_id), run_id
-    from bench.tracking import MlflowMetricsDataset
+    from ours.tracking import MlflowMetricsDataset
 
     return MlflowMetricsDataset(prefix="bench", run_id=run_id), run_id
 
@@ -124,7 +124,7 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
     project = Path.cwd()
     bootstrap_project(project)
     if who == "floor":
-        from bench.tracking import MlflowMetricsDataset
+        from ours.tracking import MlflowMetricsDataset
 
         original = MlflowMetricsDataset.bind
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +164,29 @@ def test_a_store_that_may_not_be_written(lab: Lab) -> None:
     lab.configure(tracking_uri="sqlite:////proc/mlflow.db")
 
     assert "/proc/mlflow.db can't be opened: unable to open database file" in refused(lab)
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Nobody may write to the folder: for root, too, to whom permissions mean nothing."""
+    lock, unlock = (["chmod", "a-w"], ["chmod", "u+w"])
+    if os.geteuid() == 0:
+        lock, unlock = (["chattr", "+i"], ["chattr", "-i"])
+    subprocess.run([*lock, folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run([*unlock, folder], check=True)
+
+
+def test_an_unwritable_project_with_the_default_store(lab: Lab) -> None:
+    (lab.conf / "local/mlflow.yml").unlink()
+
+    with unwritable(lab.path):
+        message = refused(lab)
+
+    assert f"sqlite:///{lab.path}/mlflow.db can't be opened: there is no permission" in message
+    assert "set another 'tracking_uri' in conf/base/mlflow.yml" in message
 
 
 def test_a_database_of_something_else(lab: Lab) -> None:
