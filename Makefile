@@ -62,7 +62,7 @@ bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@$(UV) venv --quiet --python .venv/bin/python .bench/env-peer
 	@$(UV) pip install --quiet --python .bench/env-ours -r "$(TEMPLATE)/requirements.txt"
 	@$(UV) pip freeze --quiet --python .bench/env-ours > .bench/versions.txt
-	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow -r .bench/versions.txt
+	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow kedro-datasets -r .bench/versions.txt
 	.bench/env-ours/bin/python benchmarks/bench.py $(BENCH)
 
 clean: ## Remove what was made here

@@ -181,7 +181,7 @@ def configure(folder: str, line: str) -> None:
     path.write_text(line)
 
 
-def measure(times: int, big: bool) -> Iterator[str]:
+def saves(times: int) -> Iterator[str]:
     yield faster(
         "save 10,000 points, SQLite",
         "kedro-mlflow",
@@ -208,6 +208,10 @@ def measure(times: int, big: bool) -> Iterator[str]:
             ),
             90,
         )
+
+
+def streams(times: int) -> Iterator[str]:
+    with server() as url:
         configure("ours", f"tracking_uri: {url}\n")
         yield faster(
             "a generator node, 1,000 yields of 3 metrics, `mlflow server`",
@@ -230,6 +234,9 @@ def measure(times: int, big: bool) -> Iterator[str]:
         compare("many", lambda: case("many", "ours"), lambda: case("many", "peer"), 3),
         10,
     )
+
+
+def loads(times: int) -> Iterator[str]:
     for name, told in (
         ("load-200x100", "load 200 keys of 100 points"),
         ("load-1x100k", "load 1 key of 100,000 points"),
@@ -240,21 +247,22 @@ def measure(times: int, big: bool) -> Iterator[str]:
             compare(name, lambda n=name: case(n, "ours"), lambda n=name: case(n, "floor"), times),  # type: ignore[misc]
             1.0,
         )
+
+
+def arrays(times: int) -> Iterator[str]:
     small = compare(
         "100k", lambda: case("array-100k", "ours"), lambda: case("array-100k", "floor"), 3
     )
     yield of_time("save 100,000 points of an array, SQLite", "`log_batch`", small, 1.15)
-    if big:
-        results = [(case("array-1m", "ours"), case("array-1m", "floor"))]
-        large = results[0][0]["seconds"], results[0][1]["seconds"]
-        yield of_time("save 1,000,000 points of an array, SQLite", "`log_batch`", large, 1.15)
-        yield of_time("the same, a point", "that at 100,000", (large[0], small[0] * 10), 1.15)
-        memory = results[0][0]["mebibytes"]
-        yield f"| the same, peak memory over the input | | {memory:.0f} MiB | | | 100 MiB |"
-    yield from measure_commands(times)
+    large = case("array-1m", "ours"), case("array-1m", "floor")
+    pair = large[0]["seconds"], large[1]["seconds"]
+    yield of_time("save 1,000,000 points of an array, SQLite", "`log_batch`", pair, 1.15)
+    yield of_time("the same, a point", "that at 100,000", (pair[0], small[0] * 10), 1.15)
+    memory = large[0]["mebibytes"]
+    yield f"| the same, peak memory over the input | | {memory:.0f} MiB | | | 100 MiB |"
 
 
-def measure_commands(times: int) -> Iterator[str]:
+def commands(times: int) -> Iterator[str]:
     own, bare, peer = (WORK / name for name in ("ours", "bare", "peer"))
     kedro, peer_kedro = OURS / "kedro", PEER / "kedro"
 
@@ -326,11 +334,19 @@ def measure_commands(times: int) -> Iterator[str]:
     )
 
 
+PARTS = {
+    "saves": saves,
+    "streams": streams,
+    "loads": loads,
+    "commands": commands,
+    "arrays": arrays,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=5, help="measurements of each")
-    parser.add_argument("--commands", action="store_true", help="only those of whole commands")
-    parser.add_argument("--small", action="store_true", help="without the million points")
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
     make_projects()
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.system()};")
@@ -338,13 +354,9 @@ def main() -> None:
     print(", ".join(f"{name} {peer_version(name)}" for name in names) + "\n")
     print("| work | against | ours | theirs | ratio | wanted |")
     print("| --- | --- | --- | --- | --- | --- |")
-    rows = (
-        measure_commands(options.times)
-        if options.commands
-        else measure(options.times, not options.small)
-    )
-    for row in rows:
-        print(row, flush=True)
+    for part in options.only:
+        for row in PARTS[part](options.times):
+            print(row, flush=True)
 
 
 def peer_version(name: str) -> str:

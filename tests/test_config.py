@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +124,30 @@ def test_credentials_are_environment_variables_while_a_node_runs(
     lab.run("ends", params={"end": "wait:nowhere"})
 
     assert seen == ["hunter2"]
+
+
+def test_the_first_request_has_the_credentials(lab: Lab) -> None:
+    seen = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.send_error(403)
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        lab.configure(tracking_uri=f"http://127.0.0.1:{server.server_port}", credentials="server")
+        login = "{MLFLOW_TRACKING_USERNAME: ann, MLFLOW_TRACKING_PASSWORD: hunter2}"
+        lab.add("local/credentials.yml", f"server: {login}\n")
+        message = refused(lab)
+        server.shutdown()
+
+    assert seen == ["Basic " + b64encode(b"ann:hunter2").decode()]
+    assert "can't be used" in message
+    assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
 
 
 @pytest.fixture

@@ -99,6 +99,30 @@ def test_a_service_session_with_16_runs_on_8_threads(lab: Lab) -> None:
     assert mlflow.active_run() is None
 
 
+def test_the_first_requests_of_a_new_process(lab: Lab, tmp_path: Path) -> None:
+    script = tmp_path / "serve.py"
+    script.write_text(
+        f"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from kedro.framework.session import KedroServiceSession
+from kedro.framework.startup import bootstrap_project
+
+path = Path({str(lab.path)!r})
+bootstrap_project(path)
+session = KedroServiceSession.create(project_path=path, conf_source={str(lab.conf)!r})
+with ThreadPoolExecutor(4) as pool:  # MLflow is imported by all of them at once
+    runs = [pool.submit(session.run, pipeline_names=["everything"], node_names=["a"])
+            for _ in range(4)]
+[run.result() for run in runs]
+"""
+    )
+
+    Project(lab.path).command(PYTHON, script)
+
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"] * 4
+
+
 @pytest.mark.slow
 def test_the_wheel_run_elsewhere_with_its_conf(project: Project, tmp_path: Path) -> None:
     project.kedro("package")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -47,16 +49,57 @@ def test_an_error_of_a_node_is_told_and_keeps_what_was_saved(
     assert '--from-nodes "measure"' in caplog.text  # Kedro's hint for resuming
 
 
+def closed() -> None:
+    """Wait for runs that nobody holds any more to be closed, which a thread does."""
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-killed":
+            thread.join()
+
+
 @pytest.mark.parametrize("end", ["interrupt", "exit"])
 def test_an_interruption_that_the_caller_survives_is_killed(lab: Lab, end: str) -> None:
     with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
         lab.run("ends", params={"end": end})
     del caught  # with its traceback goes the catalog: the Kedro run is over
+    closed()
 
     (run,) = lab.runs()
     assert run.info.status == "KILLED"
     assert mlflow.active_run() is None
     assert lab.points() == BEFORE
+
+
+def test_after_an_interruption_in_a_notebook_the_next_run_is_one_of_its_own(lab: Lab) -> None:
+    with pytest.raises(KeyboardInterrupt) as kept:  # as IPython keeps the last traceback
+        lab.run("ends", params={"end": "interrupt"})
+    lab.run("ends", params={"end": "well"})
+    assert sorted(run.info.status for run in lab.runs()) == ["FINISHED", "RUNNING"]
+    del kept
+    closed()
+
+    killed, finished = sorted(lab.runs(), key=lambda run: str(run.info.status), reverse=True)
+    assert (killed.info.status, finished.info.status) == ("KILLED", "FINISHED")
+    assert points_in(lab.store, killed) == BEFORE
+    assert points_in(lab.store, finished) == BOTH
+    assert mlflow.active_run() is None
+
+
+def test_an_error_with_odd_bytes_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lab.pipelines import ends
+
+    def fail(*arguments: Any) -> None:
+        raise ValueError("bad file caf\udce9.csv")
+
+    monkeypatch.setattr(ends.sys, "exit", fail)
+    # Kedro logs the error, and pytest-xdist can't pass such a text on.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+
+    with pytest.raises(ValueError, match="bad file"):
+        lab.run("ends", params={"end": "exit"})
+
+    (run,) = lab.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["kedro.error"] == "ValueError: bad file caf?.csv"
 
 
 def test_the_next_run_is_one_of_its_own(lab: Lab) -> None:

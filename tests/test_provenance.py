@@ -129,6 +129,7 @@ def test_parameters_can_be_left_out(lab: Lab) -> None:
         ("https://h/x?token=abc&a=1&sig=9", "https://h/x?token=***&a=1&sig=***"),
         ("https://h/x?api_key=abc#f", "https://h/x?api_key=***#f"),
         ("https://h/users/a@b", "https://h/users/a@b"),
+        ("postgresql://user:pa/s#s?w'd@host/db", "postgresql://host/db"),
         ("mail a@b.c", "mail a@b.c"),
         ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
     ],

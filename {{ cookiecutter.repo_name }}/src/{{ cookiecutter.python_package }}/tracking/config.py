@@ -153,6 +153,11 @@ def _absolute(uri: str, project_path: Path) -> str:
     start = "sqlite:///"
     if not uri.startswith(start) or uri == start + ":memory:":
         return uri
+    if "?" in str(project_path):
+        raise ConfigError(
+            f"The project's folder {project_path} has a '?' in its name, where SQLite's URIs end;"
+            " rename it, or set 'tracking_uri' in mlflow.yml to an absolute path."
+        )
     return start + (project_path / uri.removeprefix(start)).as_posix()
 
 

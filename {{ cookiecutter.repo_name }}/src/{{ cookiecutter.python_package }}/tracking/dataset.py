@@ -94,7 +94,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                 )
         self.metadata = metadata
         self._prefix = prefix
-        self._run_id = run_id
+        self._run_id = run_id or None
         self._binding: Binding | None = None
         self._next_steps: dict[str, int] | None = None
         self._written: set[str] = set()
@@ -112,9 +112,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self._written = set()
 
     @property
-    def has_own_run(self) -> bool:
-        """Whether the catalog names the MLflow run, so that the current one is not needed."""
-        return self._run_id is not None
+    def own_run(self) -> str | None:
+        """The MLflow run that the catalog names, if it names one."""
+        return self._run_id
 
     def key_start(self, binding: Binding) -> str:
         """What every key of this dataset begins with, once it is bound so."""
@@ -197,10 +197,13 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     def _steps_after(self, binding: Binding) -> dict[str, int]:
         """By key, the step after the last. Asked of the store where others write to it, too."""
-        if binding.run and (self._next_steps is None or binding.rivals or self._binding is None):
-            last_steps = binding.run.last_steps()
-            self._next_steps = {key: max(step + 1, 0) for key, step in last_steps.items()}
-        return {} if self._next_steps is None else self._next_steps
+        if self._next_steps is not None:
+            return self._next_steps
+        last_steps = binding.run.last_steps() if binding.run else {}
+        next_steps = {key: max(step + 1, 0) for key, step in last_steps.items()}
+        if self._binding is not None and not binding.rivals:
+            self._next_steps = next_steps
+        return next_steps
 
     def _warn(
         self, metrics: Mapping[str, Points], binding: Binding, next_steps: Mapping[str, int]

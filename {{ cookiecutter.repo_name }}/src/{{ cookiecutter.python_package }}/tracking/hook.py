@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
@@ -50,11 +51,11 @@ class MlflowPipelineHook:
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> Generator[None, Any, Any]:
         """Around the other hooks: Kedro tells nobody when one of them fails here."""
-        self._open(run_params, pipeline, catalog)
         try:
+            self._open(run_params, pipeline, catalog)
             return (yield)
         except BaseException as error:
-            self._close(id(catalog), "FAILED", error)
+            self._fail(catalog, error)
             raise
 
     @hook_impl
@@ -69,9 +70,10 @@ class MlflowPipelineHook:
         try:
             result = yield
         except BaseException as error:
-            self._close(id(catalog), "FAILED", error)
+            self._fail(catalog, error)
             raise
-        self._close(id(catalog), "FINISHED")
+        if run := self._runs.pop(id(catalog), None):
+            run.close("FINISHED")
         return result
 
     @hook_impl(wrapper=True)
@@ -82,33 +84,38 @@ class MlflowPipelineHook:
         try:
             return (yield)
         finally:
+            self._fail(catalog, error)
+
+    def _fail(self, catalog: DataCatalog, error: BaseException) -> None:
+        if run := self._runs.pop(id(catalog), None):
             try:
-                self._close(id(catalog), "FAILED", error)
-            except Exception:  # the pipeline's own error is the one to raise
-                logger.exception("The MLflow run could not be closed as FAILED.")
+                run.close("FAILED" if isinstance(error, Exception) else "KILLED", error)
+            except Exception:  # the error of the pipeline is the one to raise
+                logger.exception("The end of the MLflow run could not be written.")
+
+    def _abandon(self, catalog_id: int) -> None:
+        """Close as KILLED, on a thread: the garbage collector may call amid a request."""
+        if run := self._runs.pop(catalog_id, None):
+            threading.Thread(target=run.close, name="mlflow-killed").start()
 
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         config = current_config()
         if config is None:
             return
         datasets = _metrics_datasets(pipeline, catalog)
-        wanted = any(not dataset.has_own_run for dataset in datasets.values())
+        wanted = any(not dataset.own_run for dataset in datasets.values())
         if config.track == "never":
             _bind(datasets, config.separator, None)
         elif config.track == "always" or wanted:
             run = settle(config, run_params, Path(run_params["project_path"]))
             self._runs[id(catalog)] = run
-            # Ctrl-C reaches no hook. The catalog ends with the Kedro run, or with the process.
-            weakref.finalize(catalog, self._close, id(catalog), "KILLED")
+            # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
+            weakref.finalize(catalog, self._abandon, id(catalog)).atexit = False
             if config.log_params:
                 run.log_params(parameters(pipeline, catalog))
             _bind(datasets, config.separator, run.run, is_new=run.opened)
         else:  # every metrics dataset has a run of its own
             _bind(datasets, config.separator, MlflowRun(config.tracking_uri, run_id=""))
-
-    def _close(self, catalog_id: int, status: str, error: BaseException | None = None) -> None:
-        if run := self._runs.pop(catalog_id, None):
-            run.close(status, error)
 
 
 def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
@@ -119,7 +126,7 @@ def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlf
             kind = load_obj(catalog.get_type(name) or "builtins.object")
         except (DatasetError, ImportError, AttributeError):
             continue  # Kedro tells, when it builds the dataset
-        if issubclass(kind, MlflowMetricsDataset | CachedDataset):
+        if isinstance(kind, type) and issubclass(kind, MlflowMetricsDataset | CachedDataset):
             dataset = catalog.get(name)
             dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
             if isinstance(dataset, MlflowMetricsDataset):
@@ -140,7 +147,9 @@ def _bind(
         rivals = tuple(
             other
             for other, start in starts.items()
-            if other != name and (start.startswith(starts[name]) or starts[name].startswith(start))
+            if other != name
+            and datasets[other].own_run == dataset.own_run
+            and (start.startswith(starts[name]) or starts[name].startswith(start))
         )
         dataset.bind(replace(bindings[name], rivals=rivals))
 
@@ -163,7 +172,7 @@ def _name_entries(loader: AbstractConfigLoader) -> None:
     for name, entry in entries.items():
         for config in (entry, entry.get("dataset")) if isinstance(entry, dict) else ():
             if isinstance(config, dict) and config.get("prefix") is None and _is_ours(config):
-                config["prefix"] = _prefix(name)
+                config["prefix"] = _prefix(str(name))
     loader["catalog"] = entries  # https://docs.kedro.org: what is set here is not read again
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 
+# A password may hold what ends a URL elsewhere: postgresql://name:a/b#c@host.
+_LOGIN = re.compile(r"(?<=://)[^\s:/@]*:[^\s@]*@(?:[^\s@/]*@)*")
 _URL = re.compile(r"\b[a-zA-Z][\w+.-]*://[^\s'\"<>]+")
 _USER = re.compile(r"(?<=://)[^/?#]*@")
 _SECRET_QUERY = re.compile(r"(?i)([?&#;][^=&#;]*(?:token|secret|passw|key|sig)[^=&#;]*=)[^&#;]*")
@@ -32,6 +34,7 @@ _SECRET_QUERY = re.compile(r"(?i)([?&#;][^=&#;]*(?:token|secret|passw|key|sig)[^
 
 def redact(text: str) -> str:
     """The text, its URLs without user names, passwords and tokens."""
+    text = _LOGIN.sub("", text)
     return _URL.sub(lambda url: _SECRET_QUERY.sub(r"\1***", _USER.sub("", url[0])), text)
 
 
@@ -59,7 +62,7 @@ def kedro_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
 def source_tags(project_path: Path) -> dict[str, str]:
     """Who ran which code, under the names that MLflow's own UI shows."""
     tags = {"mlflow.source.name": project_path.name, "mlflow.source.type": "LOCAL"}
-    with suppress(KeyError, OSError):  # a container's user without a name
+    with suppress(ImportError, KeyError, OSError):  # a user without a name
         tags["mlflow.user"] = getpass.getuser()
     if commit := _git(project_path, "rev-parse", "HEAD"):
         tags["mlflow.source.git.commit"] = commit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -56,10 +57,8 @@ class TrackedRun:
         self._process = os.getpid()
         self._closing = threading.Lock()
         self._writer = gather(self.run)
-        with _lock:
-            if not _open_runs:
-                _prepare_process(config)
-            _open_runs.append(self)
+        self._stack = active_runs()
+        _open_runs.append(self)
         self.activate()
 
     def activate(self) -> None:
@@ -69,7 +68,7 @@ class TrackedRun:
         ``mlflow.end_run()``, which closes the run, would undo it.
         """
         stack = active_runs()
-        if not stack:
+        if not stack or _is_ours(stack[-1].info.run_id):  # not the caller's
             stack.append(self._active)
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
@@ -119,19 +118,17 @@ class TrackedRun:
     def _end(self, status: str, error: BaseException | None) -> None:
         try:
             client = connect(self.run.tracking_uri)
-            if error is not None:
-                told = redact(f"{type(error).__name__}: {error}")
-                client.set_tag(self.run.run_id, "kedro.error", told[:MAX_TAG_LENGTH])
             if self.opened:
                 client.set_terminated(self.run.run_id, status)
                 logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, self._where())
+            if error is not None:
+                told = redact(f"{type(error).__name__}: {error}")[:MAX_TAG_LENGTH]
+                told = told.encode(errors="replace").decode()  # odd bytes of a file's name
+                client.set_tag(self.run.run_id, "kedro.error", told)
         finally:
-            stack = active_runs()
-            stack[:] = [run for run in stack if run is not self._active]
-            with _lock:
-                _open_runs.remove(self)
-                if not _open_runs:
-                    _process.close()
+            self._stack[:] = [run for run in self._stack if run is not self._active]
+            _open_runs.remove(self)
+            _process.leave()
 
     def _where(self) -> str:
         """Where its charts are; a tracking server tells that itself."""
@@ -142,11 +139,62 @@ class TrackedRun:
         return f" Its charts, with `mlflow ui`: http://127.0.0.1:5000/{page}"
 
 
-# What belongs to the process, not to a run: the open runs, and how to undo what the first of
-# them has set.
+class _Process:
+    """What belongs to the process and not to a run: set for the first run, undone after the last.
+
+    MLflow's own functions know one store, and its client takes credentials from the environment.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._runs = 0
+        self._store = ""
+        self._undo = ExitStack()
+
+    def enter(self, config: MlflowConfig) -> None:
+        with self._lock:
+            self._runs += 1
+            if self._runs == 1:
+                self._set(config)
+            elif self._store != config.tracking_uri:
+                logger.warning(
+                    "Two MLflow stores are in use at the same time in this process. The metrics"
+                    " datasets write to their own; a node's own MLflow calls, to the first."
+                )
+
+    def leave(self) -> None:
+        with self._lock:
+            self._runs -= 1
+            if self._runs == 0:
+                self._undo.close()
+
+    def _set(self, config: MlflowConfig) -> None:
+        before = {name: os.environ.get(name) for name in config.credentials}
+        os.environ.update(config.credentials)
+        self._undo.callback(set_environment, before)
+        self._undo.callback(use_store, use_store(config.tracking_uri))
+        self._store = config.tracking_uri
+        signals.on_termination(close_all)
+        self._undo.callback(signals.stop)
+        # Registered after MLflow's own exit handler, which calls an active run FINISHED, so
+        # called before it.
+        atexit.register(close_all)
+        self._undo.callback(atexit.unregister, close_all)
+
+
+_process = _Process()
 _open_runs: list[TrackedRun] = []
-_process = ExitStack()
-_lock = threading.Lock()
+
+
+def close_all() -> None:
+    """Close every open run of this process as KILLED."""
+    for run in list(_open_runs):
+        run.close("KILLED")
+
+
+def _is_ours(run_id: str) -> bool:
+    """Whether the run was opened for a Kedro run, which may have been interrupted."""
+    return any(run.run.run_id == run_id for run in _open_runs if run.opened)
 
 
 def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path) -> TrackedRun:
@@ -162,14 +210,21 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
     origin = "the runtime parameter mlflow_run_id"
     if not given:
         given, origin = os.environ.get("MLFLOW_RUN_ID"), "the environment's MLFLOW_RUN_ID"
-    if not given and (active := active_run()):
+    if not given and (active := active_run()) and not _is_ours(active.run_id):
         given, origin = active.run_id, "the active run"
         config = replace(config, tracking_uri=active.tracking_uri)
-    with explained(config.tracking_uri):
+    with explained(config.tracking_uri), ExitStack() as undo:
         check_sqlite(config.tracking_uri)
-        if given:
-            return TrackedRun(_existing(str(given), origin, config), config, opened=False)
-        return TrackedRun(_new(config, run_params, project_path), config, opened=True)
+        _process.enter(config)  # the first request needs the credentials already
+        undo.callback(_process.leave)
+        entity = (
+            _existing(str(given), origin, config)
+            if given
+            else _new(config, run_params, project_path)
+        )
+        run = TrackedRun(entity, config, opened=not given)
+        undo.pop_all()  # it is undone when the run is closed
+        return run
 
 
 def _existing(run_id: str, origin: str, config: MlflowConfig) -> Run:
@@ -227,18 +282,3 @@ def _artifacts(config: MlflowConfig) -> str | None:
     """Beside an SQLite store; MLflow's own default is a folder where the command was typed."""
     path = sqlite_path(config.tracking_uri)
     return (path.parent / "mlartifacts" / clean(config.experiment)).as_uri() if path else None
-
-
-def close_all() -> None:
-    """Close every open run of this process as KILLED."""
-    for run in list(_open_runs):
-        run.close("KILLED")
-
-
-def _prepare_process(config: MlflowConfig) -> None:
-    before = {name: os.environ.get(name) for name in config.credentials}
-    os.environ.update(config.credentials)
-    _process.callback(set_environment, before)
-    _process.callback(use_store, use_store(config.tracking_uri))
-    signals.on_termination(close_all)
-    _process.callback(signals.stop)

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 _writers: list[socket.socket] = []  # one while SIGTERM is watched for
 _dying = threading.Event()
@@ -54,7 +55,12 @@ def wait_if_dying() -> None:
 
 
 def _leave_it_to_the_watch(signum: int, frame: object) -> None:
-    """Python writes to the wakeup fd only for signals that have a handler."""
+    """Python writes to the wakeup fd only for signals that have a handler.
+
+    An event loop in a node may have taken the fd; so the watch is told from here, too.
+    """
+    with suppress(OSError, IndexError):
+        _writers[-1].send(bytes([signum]))
 
 
 def _wait(reader: socket.socket, close: Callable[[], None]) -> None:
@@ -62,17 +68,17 @@ def _wait(reader: socket.socket, close: Callable[[], None]) -> None:
         while received := reader.recv(1):  # nothing: the writer is closed
             if received[0] == signal.SIGTERM:
                 _dying.set()
+                _restore_default()  # so a second SIGTERM ends the process at once
                 try:
                     close()
                 finally:
-                    _die()
+                    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _die() -> None:
+def _restore_default() -> None:
     # signal.signal() is for the main thread alone, which may be deep in C; what it calls is not
     # (https://docs.python.org/3/c-api/sys.html#c.PyOS_setsig).
     ctypes.pythonapi.PyOS_setsig(int(signal.SIGTERM), None)
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if hasattr(os, "register_at_fork"):  # a child shares the socket, but not the run

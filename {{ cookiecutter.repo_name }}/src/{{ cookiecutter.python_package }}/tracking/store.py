@@ -132,9 +132,12 @@ def gather(run: MlflowRun) -> Writer:
 
 def active_run() -> MlflowRun | None:
     """The run that this thread has made active with ``mlflow.start_run()``."""
-    mlflow = sys.modules.get("mlflow")  # not imported: nothing can be active
-    run = mlflow.active_run() if mlflow else None
-    return MlflowRun(mlflow.get_tracking_uri(), run.info.run_id) if mlflow and run else None
+    if "mlflow" not in sys.modules:  # nothing can be active
+        return None
+    import mlflow  # waits where another thread is still importing it
+
+    run = mlflow.active_run()
+    return MlflowRun(mlflow.get_tracking_uri(), run.info.run_id) if run else None
 
 
 def connect(tracking_uri: str) -> MlflowClient:
@@ -204,12 +207,16 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
+_defaults: set[str] = set()  # what was set here, and not by the user
+
+
 def default_store(tracking_uri: str) -> None:
     """Point MLflow's own functions at a store, unless the user has pointed them somewhere."""
     import mlflow
 
-    if not mlflow.is_tracking_uri_set():
+    if not mlflow.is_tracking_uri_set() or mlflow.get_tracking_uri() in _defaults:
         use_store(tracking_uri)
+        _defaults.add(tracking_uri)
 
 
 def use_store(tracking_uri: str | None) -> str | None:
