@@ -68,8 +68,8 @@ class TrackedRun:
         ``mlflow.end_run()``, which closes the run, would undo it.
         """
         stack = active_runs()
-        if not stack or _is_ours(stack[-1].info.run_id):  # not the caller's
-            stack.append(self._active)
+        if self._active not in stack and all(_is_ours(run.info.run_id) for run in stack):
+            stack.append(self._active)  # on top of an interrupted run's, but not of the caller's
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
         """Write parameters. What MLflow does not take is told and left out: no run ends by it."""
