@@ -328,9 +328,10 @@ def test_keys_that_cannot_be_are_refused(uri: str, data: Any, told: str) -> None
 def test_a_prefix_does_not_pick_up_its_neighbours(uri: str) -> None:
     foo = bound(uri, "foo")
     run = foo._binding.run  # type: ignore[union-attr]
-    neighbour = MlflowMetricsDataset(prefix="foobar")
-    neighbour.bind(Binding("n", "n", ".", run, is_new=True))
-    neighbour.save({"x": 1.0})
+    for prefix in ("foobar", "FOO", "fo_"):
+        neighbour = MlflowMetricsDataset(prefix=prefix)
+        neighbour.bind(Binding("n", "n", ".", run, is_new=True))
+        neighbour.save({"x": 1.0})
     assert not foo.exists()
 
     foo.save({"y": 2.0})

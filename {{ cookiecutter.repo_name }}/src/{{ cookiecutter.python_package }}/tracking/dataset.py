@@ -161,12 +161,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         binding = self._bound()
         if binding.run is None:
             raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
-        return {
-            key.removeprefix(start): restore(binding.run.history(key))
-            for start in [key_start(binding.prefix, binding.separator)]
-            for key in sorted(binding.run.last_steps())
-            if key.startswith(start)
-        }
+        start = key_start(binding.prefix, binding.separator)
+        histories = binding.run.histories(start)
+        return {key.removeprefix(start): restore(points) for key, points in histories.items()}
 
     def _exists(self) -> bool:
         try:

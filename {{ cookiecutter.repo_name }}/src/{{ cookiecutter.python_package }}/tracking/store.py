@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
 import sys
@@ -80,11 +81,33 @@ class MlflowRun:
         metrics = connect(self.tracking_uri).get_run(self.run_id).data._metric_objs
         return {metric.key: metric.step for metric in metrics}
 
-    def history(self, key: str) -> list[tuple[int, float]]:
-        """All points of a key as (step, value), oldest first."""
+    def histories(self, start: str) -> dict[str, list[tuple[int, float]]]:
+        """All points of all keys that begin so, as (step, value), oldest first."""
         self._flush()
-        points = connect(self.tracking_uri).get_metric_history(self.run_id, key)
-        return [(point.step, point.value) for point in points]
+        client = connect(self.tracking_uri)
+        if hasattr(client._tracking_client.store, "ManagedSessionMaker"):
+            return self._query(client._tracking_client.store, start)
+        keys = sorted(key for key in self.last_steps() if key.startswith(start))
+        return {
+            key: [(p.step, p.value) for p in client.get_metric_history(self.run_id, key)]
+            for key in keys
+        }
+
+    def _query(self, store: Any, start: str) -> dict[str, list[tuple[int, float]]]:
+        """The same from an SQL store, in one query and without MLflow's object for each row."""
+        from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
+
+        found: dict[str, list[tuple[int, float]]] = {}
+        with store.ManagedSessionMaker() as session:
+            query = (
+                session.query(Row.key, Row.step, Row.value, Row.is_nan)
+                .filter(Row.run_uuid == self.run_id, Row.key.startswith(start, autoescape=True))
+                .order_by(Row.key, Row.timestamp, Row.step, Row.value)
+            )
+            for key, step, value, is_nan in query.yield_per(METRICS_PER_REQUEST):
+                if key.startswith(start):  # SQLite's LIKE takes capitals for small letters
+                    found.setdefault(key, []).append((step, math.nan if is_nan else value))
+        return found
 
     def exists(self) -> bool:
         """Whether the store has this run."""
