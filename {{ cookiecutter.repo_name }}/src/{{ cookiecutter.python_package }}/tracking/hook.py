@@ -9,13 +9,11 @@ import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kedro.config import AbstractConfigLoader, MissingConfigException
-from kedro.framework.context import KedroContext
+from kedro.config import MissingConfigException
 from kedro.framework.hooks import hook_impl
-from kedro.io import CachedDataset, DataCatalog, DatasetError
-from kedro.pipeline import Pipeline
+from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
 from .config import current_config, remember
@@ -23,6 +21,12 @@ from .dataset import Binding, MlflowMetricsDataset
 from .provenance import parameters
 from .run import TrackedRun, settle
 from .store import MlflowRun, default_store
+
+if TYPE_CHECKING:
+    from kedro.config import AbstractConfigLoader
+    from kedro.framework.context import KedroContext
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Pipeline
 
 logger = logging.getLogger(__name__)
 

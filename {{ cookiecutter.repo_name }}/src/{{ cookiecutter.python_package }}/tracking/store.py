@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -202,6 +201,8 @@ def check_sqlite(uri: str) -> None:
     Raises:
         TrackingError: The store is an SQLite file that can't be opened or written.
     """
+    import sqlite3  # every Kedro command imports this module
+
     path = sqlite_path(uri)
     if path is None:
         return
