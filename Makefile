@@ -43,6 +43,7 @@ types: env ## Check types, the template where it lies
 	$(RUN) mypy hooks/pre_gen_project.py
 	$(RUN) mypy hooks/post_gen_project.py
 	$(RUN) mypy tests scripts
+	$(RUN) mypy benchmarks
 
 check: test lint types slow test-oldest ## All of these
 

@@ -12,7 +12,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import mlflow
@@ -97,6 +97,7 @@ class OneRequestEach:
 
     def __init__(self, target: Any) -> None:
         self.target = target
+        self.step = 0
 
     def __call__(self, data: dict[str, float]) -> None:
         client, run_id = MlflowClient(), self.target._binding.run.run_id
@@ -104,13 +105,6 @@ class OneRequestEach:
         metrics = [Metric(f"bench.{k}", v, now, self.step) for k, v in data.items()]
         self.step += 1
         client.log_batch(run_id, metrics, synchronous=True)
-
-    step = 0
-
-
-def stream() -> Iterator[dict[str, float]]:
-    for step in range(1000):
-        yield {"loss": 1 / (1 + step), "accuracy": step / 1000, "rate": 0.1}
 
 
 def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
@@ -132,7 +126,7 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
             original(self, binding)
             self.save = OneRequestEach(self)
 
-        MlflowMetricsDataset.bind = bind  # type: ignore[method-assign]
+        MlflowMetricsDataset.bind = bind
     runner = ThreadRunner(max_workers=8) if pipeline == "many" else SequentialRunner()
     clock: dict[str, float] = {}
     lock = threading.Lock()
@@ -149,7 +143,8 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
 
     Node.run = first_node(Node.run)  # type: ignore[method-assign]
     with KedroSession.create(project_path=project) as session:
-        session.run(pipeline_names=[pipeline], runner=runner)  # type: ignore[call-arg]
+        assert isinstance(session, KedroSession)
+        session.run(pipeline_names=[pipeline], runner=runner)
     return {"seconds": time.perf_counter() - clock["start"]}
 
 

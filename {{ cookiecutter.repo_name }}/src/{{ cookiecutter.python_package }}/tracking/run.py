@@ -153,14 +153,14 @@ class _Process:
 
     def enter(self, config: MlflowConfig) -> None:
         with self._lock:
-            self._runs += 1
-            if self._runs == 1:
+            if self._runs == 0:
                 self._set(config)
             elif self._store != config.tracking_uri:
                 logger.warning(
                     "Two MLflow stores are in use at the same time in this process. The metrics"
                     " datasets write to their own; a node's own MLflow calls, to the first."
                 )
+            self._runs += 1
 
     def leave(self) -> None:
         with self._lock:
