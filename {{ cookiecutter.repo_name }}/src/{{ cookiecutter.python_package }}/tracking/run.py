@@ -26,6 +26,7 @@ from .store import (
     connect,
     explained,
     gather,
+    importing,
     set_environment,
     sqlite_path,
     use_store,
@@ -213,7 +214,7 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
     if not given and (active := active_run()) and not _is_ours(active.run_id):
         given, origin = active.run_id, "the active run"
         config = replace(config, tracking_uri=active.tracking_uri)
-    with explained(config.tracking_uri), ExitStack() as undo:
+    with explained(config.tracking_uri), importing(), ExitStack() as undo:
         check_sqlite(config.tracking_uri)
         _process.enter(config)  # the first request needs the credentials already
         undo.callback(_process.leave)
