@@ -224,7 +224,8 @@ def test_a_database_of_something_else(lab: Lab) -> None:
 
     message = refused(lab)
 
-    assert message.startswith(f"The MLflow store sqlite:///{lab.store} can't be used: ")
+    assert message.startswith(f"The MLflow store sqlite:///{lab.store} can't be opened: ")
+    assert "(of another program) are of a newer MLflow than this one" in message
 
 
 def test_a_uri_that_mlflow_does_not_know(lab: Lab) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kedro.runner import ThreadRunner
 from mlflow import MlflowClient
-from tracking.provenance import MAX_PARAM_LENGTH, redact, source_tags
+from tracking.provenance import MAX_PARAM_LENGTH, source_tags
+from tracking.redaction import redact
 
 
 def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

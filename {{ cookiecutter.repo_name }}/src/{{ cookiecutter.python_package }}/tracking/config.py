@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from functools import partial
@@ -17,8 +17,11 @@ import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 
+from .redaction import SECRET_WORDS, hide
+
 SEPARATORS = (".", "/")
 TRACK = ("auto", "always", "never")
+ON_OUTAGE = ("raise", "spool")
 
 
 class ConfigError(click.ClickException):
@@ -41,6 +44,9 @@ class MlflowConfig:
         track: ``auto`` opens an MLflow run for pipelines with a metrics dataset; ``always``,
             ``never``.
         log_params: Whether the parameters that a pipeline uses are logged.
+        on_outage: What a run does whose store can't be reached when it starts: ``raise``, or
+            ``spool`` to be written to a store in the project until ``kedro metrics sync``.
+        secrets: Words that say of a parameter's name that its value is not to be told.
         credentials: Environment variables for MLflow's client, such as
             ``MLFLOW_TRACKING_PASSWORD``.
     """
@@ -51,6 +57,8 @@ class MlflowConfig:
     separator: str = "."
     track: str = "auto"
     log_params: bool = True
+    on_outage: str = "raise"
+    secrets: Sequence[str] = SECRET_WORDS
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -93,8 +101,10 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
         if problem := _unknown(key, known) or _misfit(key, value):
             raise ConfigError(f"{_file_with(loader, key)}: {problem}")
     given = {key: value for key, value in given.items() if value is not None}
+    entries = _entries(loader)
+    hide(_texts(entries), given.get("secrets", SECRET_WORDS))
     if "credentials" in given:
-        given["credentials"] = _credentials(loader, given["credentials"])
+        given["credentials"] = _credentials(loader, entries, given["credentials"])
     uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     return MlflowConfig(
@@ -118,6 +128,10 @@ def _misfit(key: str, value: Any) -> str | None:
         allowed = "one of " + " ".join(map(repr, SEPARATORS))
     elif key == "track" and value not in TRACK:
         allowed = "one of " + ", ".join(TRACK)
+    elif key == "on_outage" and value not in ON_OUTAGE:
+        allowed = "one of " + ", ".join(ON_OUTAGE)
+    elif key == "secrets" and not (isinstance(value, list) and all(map(_is_text, value))):
+        allowed = "a list of words"
     elif key == "log_params" and not isinstance(value, bool):
         allowed = "true or false"
     elif key in ("tracking_uri", "experiment", "run_name") and not _is_text(value):
@@ -133,11 +147,25 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _credentials(loader: AbstractConfigLoader, name: str) -> dict[str, str]:
+def _entries(loader: AbstractConfigLoader) -> dict[str, Any]:
     try:
-        entries = loader["credentials"]
+        return dict(loader["credentials"])
     except (KeyError, MissingConfigException):
-        entries = {}
+        return {}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts and numbers below a value of ``credentials.yml``."""
+    if isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
+    elif value is not None and not isinstance(value, bool):
+        yield str(value)
+
+
+def _credentials(
+    loader: AbstractConfigLoader, entries: Mapping[str, Any], name: str
+) -> dict[str, str]:
     chosen = entries.get(name)
     if not isinstance(chosen, Mapping):
         found = ", ".join(sorted(entries)) or "none"

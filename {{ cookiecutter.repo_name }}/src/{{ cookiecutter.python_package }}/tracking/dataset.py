@@ -97,7 +97,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self._run_id = run_id or None
         self._binding: Binding | None = None
         self._next_steps: dict[str, int] | None = None
-        self._written: set[str] = set()
+        self._saved_steps: dict[str, int] = {}
         self._told: set[str] = set()
 
     def bind(self, binding: Binding) -> None:
@@ -105,11 +105,12 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         if self._prefix is not None:
             binding = replace(binding, prefix=self._prefix)
         if self._run_id is not None and binding.run is not None:
-            own = replace(binding.run, run_id=self._run_id)
+            spool = binding.run.spool and replace(binding.run.spool, given=True)
+            own = replace(binding.run, run_id=self._run_id, spool=spool)
             binding = replace(binding, run=own, is_new=False)
         self._binding = binding
         self._next_steps = {} if binding.is_new and not binding.rivals else None
-        self._written = set()
+        self._saved_steps = {}
 
     @property
     def own_run(self) -> str | None:
@@ -144,9 +145,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             return
         self._warn(metrics, binding, next_steps)
         binding.run.log(metrics, steps)
-        self._written.update(metrics)
         for key in metrics:
             next_steps[key] = max(next_steps.get(key, 0), max(steps[key], default=-1) + 1)
+            self._saved_steps[key] = next_steps[key]
 
     def load(self) -> dict[str, Any]:
         """Read the metrics back, without the prefix.
@@ -198,8 +199,11 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             return self._next_steps
         last_steps = binding.run.last_steps() if binding.run else {}
         next_steps = {key: max(step + 1, 0) for key, step in last_steps.items()}
-        if self._binding is not None and not binding.rivals:
-            self._next_steps = next_steps
+        if self._binding is not None:
+            for key, step in self._saved_steps.items():  # in an outage the store does not tell
+                next_steps[key] = max(step, next_steps.get(key, 0))
+            if not binding.rivals:
+                self._next_steps = next_steps
         return next_steps
 
     def _warn(
@@ -215,7 +219,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                     binding.name,
                     key,
                 )
-            if binding.rivals and key in next_steps and key not in self._written:
+            if binding.rivals and key in next_steps and key not in self._saved_steps:
                 self._tell(
                     "The metrics datasets %r and %s both write the key %r;"
                     " give one of them another 'prefix'.",

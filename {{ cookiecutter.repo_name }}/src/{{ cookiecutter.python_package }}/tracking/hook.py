@@ -19,7 +19,7 @@ from kedro.utils import load_obj
 from .config import current_config, remember
 from .dataset import Binding, MlflowMetricsDataset
 from .provenance import parameters
-from .run import TrackedRun, settle
+from .run import TrackedRun, settle, spool_of
 from .store import MlflowRun, default_store
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class MlflowPipelineHook:
                 run.log_params(parameters(pipeline, catalog))
             _bind(datasets, config.separator, run.run, is_new=run.opened)
         else:  # every metrics dataset has a run of its own
-            _bind(datasets, config.separator, MlflowRun(config.tracking_uri, run_id=""))
+            spool = spool_of(config, Path(run_params["project_path"]), given=True)
+            _bind(datasets, config.separator, MlflowRun(config.tracking_uri, "", spool))
 
 
 def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:

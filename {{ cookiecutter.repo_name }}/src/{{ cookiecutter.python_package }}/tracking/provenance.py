@@ -5,7 +5,6 @@ from __future__ import annotations
 import getpass
 import logging
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from .points import MAX_KEY_LENGTH, clean
+from .redaction import redact_command, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -25,17 +25,13 @@ logger = logging.getLogger(__name__)
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 
-# A password may hold what ends a URL elsewhere: postgresql://name:a/b#c@host.
-_LOGIN = re.compile(r"(?<=://)[^\s:/@]*:[^\s@]*@(?:[^\s@/]*@)*")
-_URL = re.compile(r"\b[a-zA-Z][\w+.-]*://[^\s'\"<>]+")
-_USER = re.compile(r"(?<=://)[^/?#]*@")
-_SECRET_QUERY = re.compile(r"(?i)([?&#;][^=&#;]*(?:token|secret|passw|key|sig)[^=&#;]*=)[^&#;]*")
 
-
-def redact(text: str) -> str:
-    """The text, its URLs without user names, passwords and tokens."""
-    text = _LOGIN.sub("", text)
-    return _URL.sub(lambda url: _SECRET_QUERY.sub(r"\1***", _USER.sub("", url[0])), text)
+def safe(text: str) -> str:
+    """The text without what no terminal and not every database takes: control characters."""
+    text = text.encode(errors="replace").decode()  # odd bytes of a file's name
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
 
 
 def pipeline_name(run_params: Mapping[str, Any]) -> str:
@@ -54,9 +50,9 @@ def kedro_tags(run_params: Mapping[str, Any]) -> dict[str, str]:
         "kedro.runner": runner[1] if runner else "SequentialRunner",
         "kedro.version": run_params["kedro_version"],
         "kedro.run_id": run_params.get("run_id") or run_params.get("session_id", ""),
-        "kedro.command": redact(_command()),
+        "kedro.command": _command(),
     }
-    return {key: str(value)[:MAX_TAG_LENGTH] for key, value in tags.items()}
+    return {key: safe(str(value))[:MAX_TAG_LENGTH] for key, value in tags.items()}
 
 
 def source_tags(project_path: Path) -> dict[str, str]:
@@ -94,7 +90,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(str(key) if name == "parameters" else f"{name}.{key}", item)
     else:
-        yield name, redact(str(value))
+        yield name, safe(str(without_secrets(name, value)))
 
 
 def _fit(name: str, value: str) -> tuple[str, str]:
@@ -112,7 +108,7 @@ def _fit(name: str, value: str) -> tuple[str, str]:
 def _command() -> str:
     program = Path(sys.argv[0])
     start = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return f"{start} {shlex.join(sys.argv[1:])}".strip()
+    return f"{start} {redact_command(sys.argv[1:])}".strip()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

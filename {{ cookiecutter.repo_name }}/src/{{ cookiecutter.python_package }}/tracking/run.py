@@ -6,35 +6,30 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import signals
+from .client import connect, experiment_id, importing, make_run, reach
 from .config import MlflowConfig
-from .points import clean
-from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, redact, source_tags
-from .store import (
-    MlflowRun,
-    TrackingError,
-    active_run,
-    active_runs,
-    check_sqlite,
-    connect,
-    explained,
-    gather,
-    importing,
-    set_environment,
-    sqlite_path,
-    use_store,
-)
+from .errors import StoreAwayError, TrackingError, explained
+from .liveness import close_dead, process_tags
+from .patience import AT_START, patiently
+from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
+from .redaction import redact
+from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool
+from .sqlite import prepare, sqlite_path
+from .store import MlflowRun, active_run, active_runs, gather, set_environment, use_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Param, Run
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +44,10 @@ class TrackedRun:
         opened: Whether this Kedro run opened it, and so closes it.
     """
 
-    def __init__(self, entity: Run, config: MlflowConfig, *, opened: bool) -> None:
+    def __init__(self, entity: Run, place: MlflowRun, *, opened: bool) -> None:
         from mlflow import ActiveRun
 
-        self.run = MlflowRun(config.tracking_uri, entity.info.run_id)
+        self.run = place
         self.opened = opened
         self._active = ActiveRun(entity)
         self._process = os.getpid()
@@ -77,8 +72,7 @@ class TrackedRun:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        client = connect(self.run.tracking_uri)
-        known = {} if self.opened else client.get_run(self.run.run_id).data.params
+        known = {} if self.opened else self._active.data.params
         for key in parameters.keys() & known.keys():
             if parameters[key] != known[key]:
                 logger.warning(
@@ -90,7 +84,7 @@ class TrackedRun:
         new = (Param(key, value) for key, value in parameters.items() if key not in known)
         while batch := list(islice(new, PARAMS_PER_REQUEST)):
             try:
-                client.log_batch(self.run.run_id, params=batch, synchronous=True)
+                self.run.link.write(partial(_log_params, params=batch))
             except MlflowException as error:
                 logger.warning("MLflow did not take parameters: %s", redact(str(error)))
 
@@ -117,27 +111,54 @@ class TrackedRun:
         self._end(status, error)
 
     def _end(self, status: str, error: BaseException | None) -> None:
+        told = None
+        if error is not None:
+            told = safe(redact(f"{type(error).__name__}: {error}"))[:MAX_TAG_LENGTH]
+        now = time.time_ns() // 1_000_000
         try:
-            client = connect(self.run.tracking_uri)
+            link = self.run.link
+            link.write(
+                partial(_write_end, status=status if self.opened else None, end=now, error=told)
+            )
+            if link.ask_spool(partial(_write_end, status=status, end=now, error=told)):
+                logger.warning("A part of the MLflow run waits for `kedro metrics sync`: %s.", FILE)
             if self.opened:
-                client.set_terminated(self.run.run_id, status)
                 logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, self._where())
-            if error is not None:
-                told = redact(f"{type(error).__name__}: {error}")[:MAX_TAG_LENGTH]
-                told = told.encode(errors="replace").decode()  # odd bytes of a file's name
-                client.set_tag(self.run.run_id, "kedro.error", told)
         finally:
             self._stack[:] = [run for run in self._stack if run is not self._active]
             _open_runs.remove(self)
             _process.leave()
 
     def _where(self) -> str:
-        """Where its charts are; a tracking server tells that itself."""
-        if not sqlite_path(self.run.tracking_uri):
-            return ""
+        """Where its charts are."""
         info = self._active.info
         page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
-        return f" Its charts, with `mlflow ui`: http://127.0.0.1:5000/{page}"
+        if self.run.tracking_uri.startswith("http"):
+            return f" Its charts: {redact(self.run.tracking_uri).rstrip('/')}/{page}"
+        if path := sqlite_path(self.run.tracking_uri):
+            ui = "mlflow ui"
+            if path.name != "mlflow.db":
+                ui += f" --backend-store-uri sqlite:///{path.name}"
+            return f" Its charts, with `{ui}`: http://127.0.0.1:5000/{page}"
+        return ""
+
+
+def _log_params(client: MlflowClient, run_id: str, params: list[Param]) -> None:
+    client.log_batch(run_id, params=params, synchronous=True)
+
+
+def _write_end(
+    client: MlflowClient, run_id: str, status: str | None, end: int, error: str | None
+) -> bool:
+    """Write why a run ended, and then that it did; ``set_terminated()`` would print its URL."""
+    from mlflow.entities import RunStatus
+
+    if error:
+        client.set_tag(run_id, "kedro.error", error)
+    if status:
+        store = client._tracking_client.store
+        store.update_run_info(run_id, RunStatus.from_string(status), end, None)
+    return True
 
 
 class _Process:
@@ -184,6 +205,18 @@ class _Process:
 
 
 _process = _Process()
+
+
+@contextmanager
+def borrowed(config: MlflowConfig) -> Iterator[None]:
+    """With the store and the credentials of a configuration, as during a run."""
+    _process.enter(config)
+    try:
+        yield
+    finally:
+        _process.leave()
+
+
 _open_runs: list[TrackedRun] = []
 
 
@@ -214,26 +247,60 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
     if not given and (active := active_run()) and not _is_ours(active.run_id):
         given, origin = active.run_id, "the active run"
         config = replace(config, tracking_uri=active.tracking_uri)
-    with explained(config.tracking_uri), importing(), ExitStack() as undo:
-        check_sqlite(config.tracking_uri)
+    try:
+        return _settle(config, run_params, project_path, str(given or ""), origin)
+    except StoreAwayError as error:
+        if config.on_outage != "spool":
+            raise
+        logger.warning("%s The run is written to %s, for `kedro metrics sync`.", error, FILE)
+    tags = {HOME: redact(config.tracking_uri)}
+    if given:
+        tags |= {HOME_RUN: str(given), GIVEN: "yes"}
+    config = replace(config, tracking_uri=f"sqlite:///{(project_path / FILE).as_posix()}")
+    return _settle(config, run_params, project_path, "", origin, **tags)
+
+
+def _settle(
+    config: MlflowConfig,
+    run_params: Mapping[str, Any],
+    project_path: Path,
+    given: str,
+    origin: str,
+    **tags: str,
+) -> TrackedRun:
+    uri = config.tracking_uri
+    with explained(uri), importing(), ExitStack() as undo:
+        prepare(uri)
+        patiently(partial(reach, uri), AT_START)
         _process.enter(config)  # the first request needs the credentials already
         undo.callback(_process.leave)
-        entity = (
-            _existing(str(given), origin, config)
-            if given
-            else _new(config, run_params, project_path)
+        if given:
+            entity = _existing(given, origin, uri)
+        else:
+            about = kedro_tags(run_params) | source_tags(project_path) | process_tags() | tags
+            entity = _new(config, config.run_name or pipeline_name(run_params), about)
+        place = MlflowRun(
+            uri, entity.info.run_id, spool_of(config, project_path, given=bool(given))
         )
-        run = TrackedRun(entity, config, opened=not given)
+        run = TrackedRun(entity, place, opened=not given)
         undo.pop_all()  # it is undone when the run is closed
         return run
 
 
-def _existing(run_id: str, origin: str, config: MlflowConfig) -> Run:
+def spool_of(config: MlflowConfig, project_path: Path, *, given: bool) -> Spool | None:
+    """Where points wait while the store is away; those of the spool itself have no other place."""
+    uri = f"sqlite:///{(project_path / FILE).as_posix()}"
+    if uri == config.tracking_uri:
+        return None
+    return Spool(uri, config.tracking_uri, config.experiment, tuple(process_tags().items()), given)
+
+
+def _existing(run_id: str, origin: str, uri: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    store = redact(config.tracking_uri)
+    store = redact(uri)
     try:
-        entity = connect(config.tracking_uri).get_run(run_id)
+        entity = patiently(lambda: connect(uri).get_run(run_id), AT_START)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise
@@ -249,37 +316,11 @@ def _existing(run_id: str, origin: str, config: MlflowConfig) -> Run:
     return entity
 
 
-def _new(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path) -> Run:
+def _new(config: MlflowConfig, run_name: str, tags: Mapping[str, str]) -> Run:
     client = connect(config.tracking_uri)
-    name = config.run_name or pipeline_name(run_params)
-    return client.create_run(
-        _experiment_id(client, config),
-        tags=kedro_tags(run_params) | source_tags(project_path),
-        run_name=name,
-    )
-
-
-def _experiment_id(client: MlflowClient, config: MlflowConfig) -> str:
-    from mlflow.exceptions import MlflowException
-
-    experiment = client.get_experiment_by_name(config.experiment)
-    if experiment is None:
-        try:
-            return client.create_experiment(config.experiment, _artifacts(config))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return _experiment_id(client, config)  # another process was faster
-    if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"The MLflow experiment {config.experiment!r} is deleted; restore it with"
-            f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`,"
-            " or set another 'experiment' in mlflow.yml."
-        )
-    return experiment.experiment_id
-
-
-def _artifacts(config: MlflowConfig) -> str | None:
-    """Beside an SQLite store; MLflow's own default is a folder where the command was typed."""
-    path = sqlite_path(config.tracking_uri)
-    return (path.parent / "mlartifacts" / clean(config.experiment)).as_uri() if path else None
+    experiment = patiently(lambda: experiment_id(client, config.experiment), AT_START)
+    try:
+        patiently(lambda: close_dead(client, experiment), AT_START)
+    except Exception as error:  # whatever it is, the run that begins is not to blame
+        logger.warning("Dead MLflow runs were not looked for: %s", redact(str(error)))
+    return make_run(client, experiment, tags, run_name=run_name)

@@ -1,24 +1,20 @@
-"""MLflow's tracking store: runs in it, named by plain strings, and what can be wrong with it."""
+"""Runs in MLflow's tracking store, named by plain strings; MLflow's own global state."""
 
 from __future__ import annotations
 
-import gc
 import math
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice, repeat
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
 from .points import Points
-from .provenance import redact
+from .spool import Link, Spool
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -28,15 +24,7 @@ if TYPE_CHECKING:
 # One request of MLflow's log_batch takes at most so many
 # (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
 METRICS_PER_REQUEST = 1000
-
-_imported_in = os.getpid()
-
-
-class TrackingError(click.ClickException):
-    """MLflow's store or run can't be used. The message says why and what to do.
-
-    Click's exception: on the command line it is that one sentence, not a traceback.
-    """
+READERS = 8  # requests at once, where each key's history is one
 
 
 @dataclass(frozen=True)
@@ -46,10 +34,12 @@ class MlflowRun:
     Attributes:
         tracking_uri: The store.
         run_id: The run's id in it.
+        spool: Where points wait while the store is away; without one, that is an error.
     """
 
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
     run_id: str
+    spool: Spool | None = None
 
     def log(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Write points, by key, at these steps; at once, or with others if they are few.
@@ -69,57 +59,98 @@ class MlflowRun:
 
     def send(self, metrics: list[Metric]) -> None:
         """Write points in one request."""
-        connect(self.tracking_uri).log_batch(self.run_id, metrics=metrics, synchronous=True)
+        self.link.write(
+            lambda client, run_id: client.log_batch(run_id, metrics=metrics, synchronous=True)
+        )
+
+    @property
+    def link(self) -> Link:
+        """The way to the run's store; one a process."""
+        return _link(self, os.getpid())
 
     def _flush(self) -> None:
         if writer := _writers.get(self):
             writer.flush()
 
     def last_steps(self) -> dict[str, int]:
-        """The highest step of every key that the run has."""
+        """The highest step of every key that the run has; in an outage, of those spooled."""
         self._flush()
-        metrics = connect(self.tracking_uri).get_run(self.run_id).data._metric_objs
-        return {metric.key: metric.step for metric in metrics}
+        found: dict[str, int] = {}
+        link = self.link
+        for answer in (link.ask_if_there(_last_steps), link.ask_spool(_last_steps)):
+            for key, step in (answer or {}).items():
+                found[key] = max(step, found.get(key, step))
+        return found
 
     def histories(self, start: str) -> dict[str, list[tuple[int, float]]]:
-        """All points of all keys that begin so, as (step, value), oldest first."""
+        """All points of all keys that begin so, as (step, value), oldest first.
+
+        Raises:
+            Exception: What MLflow raised; it is away, say.
+        """
         self._flush()
-        client = connect(self.tracking_uri)
-        if hasattr(client._tracking_client.store, "ManagedSessionMaker"):
-            return self._query(client._tracking_client.store, start)
-        keys = sorted(key for key in self.last_steps() if key.startswith(start))
-        return {
-            key: [(p.step, p.value) for p in client.get_metric_history(self.run_id, key)]
-            for key in keys
-        }
-
-    def _query(self, store: Any, start: str) -> dict[str, list[tuple[int, float]]]:
-        """The same from an SQL store, in one query and without MLflow's object for each row."""
-        from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
-
-        found: dict[str, list[tuple[int, float]]] = {}
-        with store.ManagedSessionMaker() as session:
-            query = (
-                session.query(Row.key, Row.step, Row.value, Row.is_nan)
-                .filter(Row.run_uuid == self.run_id, Row.key.startswith(start, autoescape=True))
-                .order_by(Row.key, Row.timestamp, Row.step, Row.value)
-            )
-            for key, step, value, is_nan in query.yield_per(METRICS_PER_REQUEST):
-                if key.startswith(start):  # SQLite's LIKE takes capitals for small letters
-                    found.setdefault(key, []).append((step, math.nan if is_nan else value))
-        return found
+        found = self.link.ask(lambda client, run_id: _histories(client, run_id, start))
+        spooled = self.link.ask_spool(lambda client, run_id: _histories(client, run_id, start))
+        for key, points in (spooled or {}).items():  # some may be in both, after a lost answer
+            found[key] = sorted({*found.get(key, ()), *points})
+        return {key: [(step, value) for _, step, value in found[key]] for key in sorted(found)}
 
     def exists(self) -> bool:
         """Whether the store has this run."""
         from mlflow.exceptions import MlflowException
 
         try:
-            connect(self.tracking_uri).get_run(self.run_id)
+            self.link.ask(lambda client, run_id: client.get_run(run_id))
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
         return True
+
+
+@lru_cache(maxsize=1000)
+def _link(run: MlflowRun, process: int) -> Link:
+    return Link(run.tracking_uri, run.run_id, run.spool)
+
+
+def _last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    return {metric.key: metric.step for metric in client.get_run(run_id).data._metric_objs}
+
+
+# By key, its points as (timestamp, step, value): so sorted, MLflow gives them.
+History = dict[str, list[tuple[int, int, float]]]
+
+
+def _histories(client: MlflowClient, run_id: str, start: str) -> History:
+    store = client._tracking_client.store
+    if hasattr(store, "ManagedSessionMaker"):
+        return _query(store, run_id, start)
+    keys = [key for key in _last_steps(client, run_id) if key.startswith(start)]
+
+    def read(key: str) -> list[tuple[int, int, float]]:
+        points = client.get_metric_history(run_id, key)
+        return [(point.timestamp, point.step, point.value) for point in points]
+
+    with ThreadPoolExecutor(READERS) as readers:  # MLflow's REST API has one key a request
+        return dict(zip(keys, readers.map(read, keys), strict=True))
+
+
+def _query(store: Any, run_id: str, start: str) -> History:
+    """The same from an SQL store, in one query and without MLflow's object for each row."""
+    from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
+
+    found: History = {}
+    with store.ManagedSessionMaker() as session:
+        query = (
+            session.query(Row.key, Row.timestamp, Row.step, Row.value, Row.is_nan)
+            .filter(Row.run_uuid == run_id, Row.key.startswith(start, autoescape=True))
+            .order_by(Row.key, Row.timestamp, Row.step, Row.value)
+        )
+        for key, timestamp, step, value, is_nan in query.yield_per(METRICS_PER_REQUEST):
+            if key.startswith(start):  # SQLite's LIKE takes capitals for small letters
+                point = (timestamp, step, math.nan if is_nan else value)
+                found.setdefault(key, []).append(point)
+    return found
 
 
 # By run that this process tracks: small saves are gathered. A forked process has none of it.
@@ -161,96 +192,6 @@ def active_run() -> MlflowRun | None:
 
     run = mlflow.active_run()
     return MlflowRun(mlflow.get_tracking_uri(), run.info.run_id) if run else None
-
-
-def connect(tracking_uri: str) -> MlflowClient:
-    """MLflow's client of a store; one a process."""
-    return _connect(tracking_uri, os.getpid())
-
-
-@lru_cache
-def _connect(tracking_uri: str, process: int) -> MlflowClient:
-    with importing():
-        from mlflow import MlflowClient
-
-        client = MlflowClient(tracking_uri=tracking_uri)
-    engine = getattr(client._tracking_client.store, "engine", None)
-    if process != _imported_in and engine is not None:
-        # A forked process has inherited the parent's connections; they are not its own
-        # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
-        engine.dispose(close=False)
-    return client
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """While MLflow and its store are imported: Python's garbage collector waits.
-
-    They are 360,000 objects that stay, and the collector goes through them again and again: it
-    took 0.2 s of the 1.3 s of these imports (Python 3.11, MLflow 3.17). Freezing and unfreezing
-    calls all that is there old, unseen; each alone would pay later, or keep garbage for ever.
-    """
-    if not gc.isenabled() or gc.get_freeze_count():  # somebody else has plans
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-        gc.freeze()
-        gc.unfreeze()
-    finally:
-        gc.enable()
-
-
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn what goes wrong with a store into one sentence with its URI."""
-    try:
-        yield
-    except TrackingError:
-        raise
-    except Exception as error:
-        reason = redact(str(error).strip().partition("\n")[0]).rstrip(".")
-        raise TrackingError(
-            f"The MLflow store {redact(uri)} can't be used: {reason};"
-            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
-        ) from error
-
-
-def check_sqlite(uri: str) -> None:
-    """Tell before MLflow does: it makes folders that are not there, and tries for 100 s.
-
-    Raises:
-        TrackingError: The store is an SQLite file that can't be opened or written.
-    """
-    import sqlite3  # every Kedro command imports this module
-
-    path = sqlite_path(uri)
-    if path is None:
-        return
-    problem = None
-    if not path.parent.is_dir():
-        problem = f"the folder {path.parent} does not exist"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        problem = f"there is no permission to write {path}"
-    else:
-        try:
-            with closing(sqlite3.connect(path)) as database:
-                database.execute("PRAGMA schema_version")
-        except sqlite3.Error as error:
-            if "locked" not in str(error):
-                problem = str(error)  # "file is not a database", "unable to open database file"
-    if problem:
-        raise TrackingError(
-            f"The MLflow store {redact(uri)} can't be opened: {problem};"
-            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
-        )
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite store; None for any other store."""
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
 _defaults: set[str] = set()  # what was set here, and not by the user

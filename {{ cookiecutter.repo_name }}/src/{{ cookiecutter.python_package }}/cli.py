@@ -1,0 +1,17 @@
+"""The project's own commands, beside Kedro's.
+https://docs.kedro.org/en/stable/extend/common_use_cases/"""
+
+import click
+from kedro.framework.cli.project import run  # what `python -m` runs where there is a cli.py
+
+from .tracking.commands import metrics
+
+__all__ = ["cli", "run"]
+
+
+@click.group()
+def cli() -> None:
+    """The project's own commands."""
+
+
+cli.add_command(metrics)

@@ -1,0 +1,40 @@
+"""``kedro metrics``: the commands of this package, for the project's ``cli.py``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from kedro.framework.startup import ProjectMetadata
+
+
+@click.group()
+def metrics() -> None:
+    """Commands for metrics in MLflow."""
+
+
+@metrics.command()
+@click.option("--env", "-e", help="The configuration environment; as for `kedro run`.")
+@click.pass_obj
+def sync(metadata: ProjectMetadata, env: str | None) -> None:
+    """Bring what waits in mlflow-spool.db to the MLflow store that it belongs to."""
+    from kedro.framework.session import KedroSession
+
+    from .config import current_config
+    from .run import borrowed
+    from .sync import sync as bring_home
+
+    with KedroSession.create(project_path=metadata.project_path, env=env) as session:
+        assert isinstance(session, KedroSession)
+        session.load_context()
+        config = current_config()
+    if config is None:
+        raise click.ClickException(
+            "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
+        )
+    with borrowed(config):
+        done = bring_home(config, metadata.project_path, click.echo)
+    sys.exit(0 if done else 1)

@@ -1,0 +1,144 @@
+"""``kedro metrics sync``: brings home what waits in the spool."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlparse
+
+from .client import ORIGIN, connect, experiment_id, make_run
+from .errors import TrackingError, explained
+from .liveness import MACHINE, PROCESS, is_gone
+from .patience import AT_START, patiently
+from .redaction import redact
+from .spool import FILE, GIVEN, HOME, HOME_RUN, spooled_runs
+from .sqlite import locked, prepare
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
+
+    from .config import MlflowConfig
+
+PER_REQUEST = 1000
+PARAMS_PER_REQUEST = 100
+# Tags that a run at home has already, or that mean nothing there.
+_OWN = {HOME, HOME_RUN, GIVEN, ORIGIN, MACHINE, PROCESS}
+
+
+def sync(config: MlflowConfig, project_path: Path, tell: Callable[[str], object]) -> bool:
+    """Bring every spooled run to the store that it belongs to; may be interrupted and repeated.
+
+    A run is written as it was: experiment, name, start and end, status, parameters, tags, points
+    and artifacts. It leaves the spool (``mlflow gc`` would remove it for good) when all of its
+    points have been read back at home.
+
+    Args:
+        config: Of the store, as in ``mlflow.yml``.
+        project_path: The project's folder, which has the spool.
+        tell: Called with a line about each run.
+
+    Returns:
+        Whether nothing is left in the spool.
+
+    Raises:
+        TrackingError: The store can't be reached or does not take something.
+    """
+    path = project_path / FILE
+    if not path.exists():
+        tell(f"Nothing to bring home: there is no {FILE}.")
+        return True
+    spool_uri = f"sqlite:///{path.as_posix()}"
+    with explained(spool_uri):
+        prepare(spool_uri)
+        spool = connect(spool_uri)
+    with explained(config.tracking_uri), locked(path.with_name(f"{FILE}-sync")):
+        runs = spooled_runs(spool)
+        if not runs:
+            tell(f"Nothing to bring home: {FILE} has no runs that wait.")
+            return True
+        prepare(config.tracking_uri)
+        home = connect(config.tracking_uri)
+        return all([_bring(run, spool, home, config.tracking_uri, tell) for run in runs])
+
+
+def _bring(
+    run: Run, spool: MlflowClient, home: MlflowClient, uri: str, tell: Callable[[str], object]
+) -> bool:
+    name = f"{run.info.run_name} ({run.info.run_id})"
+    if run.data.tags.get(HOME) != redact(uri):
+        tell(f"Left {name}: it belongs to {run.data.tags.get(HOME)}, not to {redact(uri)}.")
+        return False
+    if run.info.status == "RUNNING":
+        if not is_gone(run.data.tags):
+            tell(f"Left {name}: it is still running.")
+            return False
+        spool.set_terminated(run.info.run_id, "KILLED")
+        run = spool.get_run(run.info.run_id)
+    home_id = _at_home(run, spool, home)
+    points = 0
+    for key in run.data.metrics:
+        history = spool.get_metric_history(run.info.run_id, key)
+        points += len(history)
+        _bring_points(home, home_id, key, history)
+    _bring_facts(run, home, home_id)
+    spool.delete_run(run.info.run_id)
+    tell(f"Brought {name}: {points} points, run {home_id} in {redact(uri)}.")
+    return True
+
+
+def _at_home(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
+    """The id of the run at home; made there, once, if the store was away when it began."""
+    if home_id := run.data.tags.get(HOME_RUN):
+        return home_id
+    experiment = spool.get_experiment(run.info.experiment_id).name
+    made = make_run(
+        home,
+        patiently(lambda: experiment_id(home, experiment), AT_START),
+        {key: value for key, value in run.data.tags.items() if key not in _OWN or key == ORIGIN},
+        run_name=run.info.run_name,
+        start_time=run.info.start_time,
+    )
+    return str(made.info.run_id)
+
+
+def _bring_points(home: MlflowClient, home_id: str, key: str, history: list[Metric]) -> None:
+    """Write the points of a key that are not there, until all of them are."""
+    for _ in range(3):
+        there = {_point(p) for p in patiently(lambda: home.get_metric_history(home_id, key))}
+        missing = [point for point in history if _point(point) not in there]
+        if not missing:
+            return
+        for start in range(0, len(missing), PER_REQUEST):
+            batch = missing[start : start + PER_REQUEST]
+            patiently(partial(home.log_batch, home_id, metrics=batch, synchronous=True))
+    raise TrackingError(f"{len(missing)} points of {key!r} were written, but are not there.")
+
+
+def _point(metric: Metric) -> tuple[int, int, float | None]:
+    return metric.timestamp, metric.step, None if math.isnan(metric.value) else metric.value
+
+
+def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
+    """Parameters, tags, artifacts and, if the run is not another's, the end."""
+    from mlflow.entities import Param, RunStatus, RunTag
+
+    there = patiently(lambda: home.get_run(home_id))
+    params = [Param(k, v) for k, v in run.data.params.items() if k not in there.data.params]
+    tags = [
+        RunTag(key, value)
+        for key, value in run.data.tags.items()
+        if key not in _OWN and not (key.startswith("mlflow.") and key in there.data.tags)
+    ]
+    for start in range(0, max(len(params), len(tags)), PARAMS_PER_REQUEST):
+        part = slice(start, start + PARAMS_PER_REQUEST)
+        patiently(partial(home.log_batch, home_id, params=params[part], tags=tags[part]))
+    folder = Path(unquote(urlparse(run.info.artifact_uri).path))
+    if folder.is_dir() and any(folder.iterdir()):
+        patiently(lambda: home.log_artifacts(home_id, str(folder)))
+    if GIVEN not in run.data.tags and there.info.status != run.info.status:
+        store, status = home._tracking_client.store, RunStatus.from_string(run.info.status)
+        patiently(lambda: store.update_run_info(home_id, status, run.info.end_time, None))
