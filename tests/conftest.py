@@ -14,6 +14,7 @@ import mlflow
 import pytest
 import yaml
 from cookiecutter.main import cookiecutter
+from faults import Server
 from kedro.framework.session import KedroSession
 from kedro.framework.startup import bootstrap_project
 from mlflow import MlflowClient
@@ -173,6 +174,25 @@ class Lab:
             assert isinstance(session, KedroSession)
             return session.run(pipeline_names=[pipeline], **options)
 
+    @property
+    def spool(self) -> Path:
+        """Where points wait whose store is away."""
+        return self.path / "mlflow-spool.db"
+
+    def sync(self) -> tuple[bool, list[str]]:
+        """What `kedro metrics sync` does, and what it tells."""
+        from lab.tracking.config import current_config
+        from lab.tracking.run import borrowed
+        from lab.tracking.sync import sync
+
+        with self.session() as session:
+            assert isinstance(session, KedroSession)
+            session.load_context()
+        config = current_config()
+        lines: list[str] = []
+        with borrowed(config):
+            return sync(config, self.path, lines.append), lines
+
     def runs(self) -> list[Run]:
         return runs_in(self.store)
 
@@ -185,7 +205,22 @@ class Lab:
 @pytest.fixture
 def lab(lab_path: Path, tmp_path: Path, store: Path) -> Iterator[Lab]:
     """Runs of the lab project; MLflow is left as it is in a new process."""
-    yield Lab(lab_path, tmp_path, store)
+    lab = Lab(lab_path, tmp_path, store)
+    yield lab
+    if lab.spool.exists():  # all tests share the project's folder
+        MlflowClient(f"sqlite:///{lab.spool}")._tracking_client.store.engine.dispose()
+        lab.spool.unlink()
     while mlflow.active_run():
         mlflow.end_run()
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def server(lab: Lab, tmp_path: Path) -> Iterator[Server]:
+    """A `mlflow server` on loopback, on the lab's store; it ends with the test."""
+    server = Server(lab.store, tmp_path)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,16 @@ class StoreAwayError(TrackingError):
     """The store can't be reached now; it may be later."""
 
 
+def reason(error: BaseException) -> str:
+    """Why a request failed, in a few words and without secrets."""
+    text = str(error).strip().partition("\n")[0]
+    if found := re.search(r"\[Errno -?\d+\] ([^\"'()\[\]]+)", text):  # deep in urllib3's text
+        text = found[1]
+    elif "timed out" in text:
+        text = "it does not answer in time"
+    return redact(text).strip().rstrip(".")
+
+
 @contextmanager
 def explained(uri: str) -> Iterator[None]:
     """Turn what goes wrong with a store into one sentence with its URI.
@@ -36,13 +47,12 @@ def explained(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
-        reason = redact(str(error).strip().partition("\n")[0]).rstrip(".")
         if is_passing(error):
             raise StoreAwayError(
-                f"The MLflow store {store} can't be reached: {reason}; start it, or set another"
+                f"The MLflow store {store} can't be reached: {reason(error)}; start it, set another"
                 " 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without it for now."
             ) from error
         raise TrackingError(
-            f"The MLflow store {store} can't be used: {reason};"
+            f"The MLflow store {store} can't be used: {reason(error)};"
             " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
         ) from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from . import signals
 from .client import connect, experiment_id, importing, make_run, reach
 from .config import MlflowConfig
-from .errors import StoreAwayError, TrackingError, explained
+from .errors import StoreAwayError, TrackingError, explained, reason
 from .liveness import close_dead, process_tags
 from .patience import AT_START, patiently
 from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
@@ -252,7 +252,13 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
     except StoreAwayError as error:
         if config.on_outage != "spool":
             raise
-        logger.warning("%s The run is written to %s, for `kedro metrics sync`.", error, FILE)
+        logger.warning(
+            "The MLflow store %s can't be reached (%s). The run is written to %s, for"
+            " `kedro metrics sync`.",
+            redact(config.tracking_uri),
+            reason(error.__cause__ or error),
+            FILE,
+        )
     tags = {HOME: redact(config.tracking_uri)}
     if given:
         tags |= {HOME_RUN: str(given), GIVEN: "yes"}

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .client import connect, experiment_id, make_run
-from .errors import TrackingError
+from .errors import TrackingError, reason
 from .liveness import PROCESS
 from .patience import LATER, is_outage, patiently
 from .redaction import redact
@@ -142,7 +142,9 @@ class Link:
             if self._spool is None or not is_outage(error):
                 raise
             self._lose(error)
-            raise _AwayError(f"The MLflow store {redact(self._uri)} is away: {error}") from error
+            raise _AwayError(
+                f"The MLflow store {redact(self._uri)} is away: {reason(error)}"
+            ) from error
         with self._lock:
             if self._is_away:
                 logger.info("The MLflow store %s is back.", redact(self._uri))
@@ -162,7 +164,7 @@ class Link:
                     "The MLflow store %s is away (%s). The run goes on; what it can't write there"
                     " waits in %s, for `kedro metrics sync`.",
                     redact(self._uri),
-                    redact(str(error).partition("\n")[0]),
+                    reason(error),
                     FILE,
                 )
             self._is_away = True
@@ -178,5 +180,5 @@ class Link:
         except Exception as error:
             raise TrackingError(
                 f"The MLflow store {redact(self._uri)} is away, and {FILE} can't be written:"
-                f" {redact(str(error).partition(chr(10))[0])}; what was saved before is there."
+                f" {reason(error)}; what was saved before is there."
             ) from error

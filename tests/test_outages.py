@@ -1,0 +1,329 @@
+"""A store that is away, at the start or later, costs no training run and no point."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from conftest import Lab, points_in, runs_in
+from faults import FAULTS, FaultyProxy, Server, free_port
+from kedro.runner import ParallelRunner
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+KEYS = 200  # of lab/flow.py
+
+
+def flow_points(yields: int) -> dict[str, list[tuple[int, float]]]:
+    """All points of the pipeline ``flow``."""
+    return {
+        f"flow_metrics.k{key}": [(step, key + step / 1000) for step in range(yields)]
+        for key in range(KEYS)
+    }
+
+
+def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
+    client = MlflowClient(f"sqlite:///{store}")
+    return {
+        key: sorted(
+            (p.timestamp, p.step, p.value) for p in client.get_metric_history(run.info.run_id, key)
+        )
+        for key in run.data.metrics
+    }
+
+
+def count(store: Path) -> int:
+    """How many points a store has, read beside MLflow."""
+    with closing(sqlite3.connect(store, timeout=30)) as database:
+        number: int = database.execute("SELECT count(*) FROM metrics").fetchone()[0]
+        return number
+
+
+@pytest.fixture
+def impatient(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outage is one after 2 seconds instead of 20."""
+    monkeypatch.setattr("lab.tracking.spool.LATER", 2.0)
+
+
+@pytest.fixture
+def gone(lab: Lab, tmp_path: Path) -> Iterator[Server]:
+    """A server that is not started."""
+    server = Server(lab.store, tmp_path)
+    yield server
+    server.stop()
+
+
+# At the start
+
+
+def test_a_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    lab.configure(tracking_uri=f"http://user:hunter2@{address}")
+    start = time.monotonic()
+
+    with pytest.raises(click.ClickException) as caught:
+        lab.run("everything")
+
+    assert time.monotonic() - start < 10
+    message = caught.value.format_message()
+    assert message.startswith(
+        f"The MLflow store http://{address} can't be reached: Connection refused; "
+    )
+    assert "'on_outage: spool'" in message
+    assert "hunter2" not in message
+
+
+def test_a_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        lab.configure(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+
+        with pytest.raises(click.ClickException, match="can't be reached"):
+            lab.run("everything")
+
+        assert time.monotonic() - start < 10
+
+
+def test_a_database_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
+    lab.configure(tracking_uri=f"postgresql://user:hunter2@127.0.0.1:{free_port()}/mlflow")
+    start = time.monotonic()
+
+    with pytest.raises(click.ClickException, match="can't be reached: Connection refused"):
+        lab.run("everything")
+
+    assert time.monotonic() - start < 10
+
+
+def test_with_spool_the_run_goes_on_and_is_brought_home(
+    lab: Lab, gone: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.configure(tracking_uri=gone.url, on_outage="spool", experiment="digits")
+
+    lab.run("own_calls", params={"unused": 1})
+
+    told = (
+        f"The MLflow store {gone.url} can't be reached (Connection refused). The run is written"
+        " to mlflow-spool.db, for `kedro metrics sync`."
+    )
+    assert told in [record.getMessage() for record in caplog.records]
+    (spooled,) = runs_in(lab.spool)
+    assert spooled.info.status == "FINISHED"
+    before = stamps_in(lab.spool, spooled)
+    assert set(before) == {"one_metrics.score", "two_metrics.score", "own.one", "own.two"}
+    gone.start()
+    done, (line,) = lab.sync()
+    assert done
+    (run,) = lab.runs()
+    assert line.startswith(f"Brought own_calls ({spooled.info.run_id}): 4 points")
+    assert stamps_in(lab.store, run) == before
+    for fact in ("run_name", "status", "start_time", "end_time", "user_id"):
+        assert getattr(run.info, fact) == getattr(spooled.info, fact), fact
+    assert run.data.params == spooled.data.params == {"own.one": "1", "own.two": "1"}
+    tags = {k: v for k, v in spooled.data.tags.items() if "spool" not in k}
+    assert tags.items() - run.data.tags.items() <= {
+        (k, tags[k]) for k in ("kedro.machine", "kedro.process")
+    }
+    client = MlflowClient(gone.url)
+    assert client.get_experiment(run.info.experiment_id).name == "digits"
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {
+        "one.json",
+        "two.json",
+    }
+    assert lab.sync() == (True, ["Nothing to bring home: mlflow-spool.db has no runs that wait."])
+    assert len(lab.runs()) == 1
+
+
+def test_a_failed_run_comes_home_as_failed(lab: Lab, gone: Server) -> None:
+    lab.configure(tracking_uri=gone.url, on_outage="spool")
+    with pytest.raises(ValueError, match="the data is gone"):
+        lab.run("ends", params={"end": "error"})
+    gone.start()
+
+    assert lab.sync()[0]
+
+    (run,) = lab.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["kedro.error"] == "ValueError: the data is gone: https://example.com/data"
+
+
+def test_a_given_run_is_brought_its_points_and_left_open(lab: Lab, server: Server) -> None:
+    client = MlflowClient(server.url)
+    run_id = client.create_run("0").info.run_id
+    server.stop()
+    lab.configure(tracking_uri=server.url, on_outage="spool")
+    lab.run("everything", node_names=["a"], params={"mlflow_run_id": run_id})
+    server.start()
+
+    assert lab.sync()[0]
+
+    (run,) = lab.runs()
+    assert (run.info.run_id, run.info.status) == (run_id, "RUNNING")
+    assert run.data.metrics == {"a_metrics.score": 0.5, "a_metrics.curve": 0.2}
+
+
+def test_what_belongs_to_another_store_stays(lab: Lab, gone: Server) -> None:
+    lab.configure(tracking_uri=gone.url, on_outage="spool")
+    lab.run("everything", node_names=["a"])
+    lab.configure(tracking_uri=f"sqlite:///{lab.store}")
+
+    done, (line,) = lab.sync()
+
+    assert not done
+    assert f"it belongs to {gone.url}, not to sqlite:///{lab.store}." in line
+    assert lab.runs() == []
+    assert len(runs_in(lab.spool)) == 1
+
+
+# Later
+
+
+def at(points: int, store: Path, what: Callable[[], Any]) -> threading.Thread:
+    """Do something when the store has so many points, on a thread of its own."""
+
+    def watch() -> None:
+        while count(store) < points:
+            time.sleep(0.05)
+        what()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_server_killed_in_a_stream_and_never_again(
+    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.configure(tracking_uri=server.url)
+    killer = at(2000, lab.store, lambda: server.stop(signal.SIGKILL))
+
+    lab.run("flow", params={"yields": 100, "pause": 0.02})
+
+    killer.join()
+    assert [r for r in caplog.records if "The run goes on" in r.getMessage()]
+    (run,) = lab.runs()
+    assert run.info.status == "RUNNING"  # for all that the server knows
+    assert 2000 <= count(lab.store) < 20_000
+    server.start()
+    assert lab.sync()[0]
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert count(lab.store) == 20_000
+    assert points_in(lab.store, run) == flow_points(100)
+    assert lab.sync()[1] == ["Nothing to bring home: mlflow-spool.db has no runs that wait."]
+
+
+@pytest.mark.slow
+def test_a_server_killed_in_a_stream_and_started_again(
+    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    def restart() -> None:
+        server.stop(signal.SIGKILL)
+        time.sleep(5)
+        server.start()
+
+    lab.configure(tracking_uri=server.url)
+    killer = at(2000, lab.store, restart)
+
+    lab.run("flow", params={"yields": 100, "pause": 0.25})
+
+    killer.join()
+    assert [r for r in caplog.records if "is back" in r.getMessage()]
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert lab.spool.exists()
+    assert lab.sync()[0]
+    (run,) = lab.runs()
+    assert count(lab.store) == 20_000
+    assert points_in(lab.store, run) == flow_points(100)
+
+
+def test_workers_share_one_spooled_run(
+    lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEDRO_MP_CONTEXT", "fork")
+    monkeypatch.setattr("lab.tracking.spool.LATER", 0.5)
+    from lab.tracking.run import TrackedRun
+
+    log_params = TrackedRun.log_params
+
+    def then_kill(self: Any, parameters: Any) -> None:  # when the run is there, before any node
+        log_params(self, parameters)
+        server.stop(signal.SIGKILL)
+
+    monkeypatch.setattr(TrackedRun, "log_params", then_kill)
+    lab.configure(tracking_uri=server.url)
+
+    lab.run("everything", runner=ParallelRunner())
+
+    (spooled,) = runs_in(lab.spool)
+    assert spooled.info.status == "FINISHED"
+    server.start()
+    assert lab.sync()[0]
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert points_in(lab.store, run)["stream_metrics.loss"] == [
+        (step, 1 / (1 + step)) for step in range(20)
+    ]
+    assert len(run.data.metrics) == 13
+
+
+@pytest.mark.slow
+def test_a_proxy_that_fails_three_of_ten(
+    lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    proxy = FaultyProxy(server.url, share=0.3, patience=1)
+    lab.configure(tracking_uri=proxy.url, on_outage="spool")
+    try:
+        for _ in range(3):
+            lab.run("flow", params={"yields": 100, "pause": 0})
+        assert sum(proxy.seen.values()) >= len(FAULTS), proxy.seen
+        for _ in range(20):
+            if lab.sync()[0]:
+                break
+    finally:
+        proxy.shutdown()
+    runs = lab.runs()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    assert [points_in(lab.store, run) for run in runs] == [flow_points(100)] * 3
+    assert count(lab.store) == 60_000
+
+
+@pytest.mark.slow
+def test_a_locked_database(lab: Lab) -> None:
+    def lock() -> None:
+        with closing(sqlite3.connect(lab.store, timeout=30, isolation_level=None)) as database:
+            database.execute("BEGIN EXCLUSIVE")
+            time.sleep(10)
+            database.execute("ROLLBACK")
+
+    locker = at(2000, lab.store, lock)
+
+    lab.run("flow", params={"yields": 100, "pause": 0.03})
+
+    locker.join()
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    if lab.spool.exists():
+        assert lab.sync()[0]
+    assert points_in(lab.store, run) == flow_points(100)
+
+
+def test_what_the_server_refuses_is_not_tried_again(lab: Lab, server: Server) -> None:
+    from lab.tracking.client import connect
+    from lab.tracking.patience import patiently
+
+    start = time.monotonic()
+    with pytest.raises(Exception, match="not found"):
+        patiently(lambda: connect(server.url).get_run("0" * 32))
+    assert time.monotonic() - start < 5
