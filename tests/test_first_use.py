@@ -176,7 +176,7 @@ def test_a_store_that_another_program_is_making(lab: Lab, empty_store: Path) -> 
 @contextmanager
 def kedro_server(project: Project) -> Iterator[str]:
     port = free_port()
-    command = [KEDRO, "server", "start", "--host=127.0.0.1", f"--port={port}"]
+    command = [str(KEDRO), "server", "start", "--host=127.0.0.1", f"--port={port}"]
     log = (project.path / "server.log").open("w")
     process = subprocess.Popen(
         command, cwd=project.path, env=project.environment(), stdout=log, stderr=log

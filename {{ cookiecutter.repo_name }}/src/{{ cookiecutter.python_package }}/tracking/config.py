@@ -17,11 +17,12 @@ import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 
-from .redaction import SECRET_WORDS, hide
+from .redaction import SECRET_WORDS, hide, passwords_in
 
 SEPARATORS = (".", "/")
 TRACK = ("auto", "always", "never")
 ON_OUTAGE = ("raise", "spool")
+SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 class ConfigError(click.ClickException):
@@ -102,10 +103,11 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
             raise ConfigError(f"{_file_with(loader, key)}: {problem}")
     given = {key: value for key, value in given.items() if value is not None}
     entries = _entries(loader)
-    hide(_texts(entries), given.get("secrets", SECRET_WORDS))
     if "credentials" in given:
         given["credentials"] = _credentials(loader, entries, given["credentials"])
     uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
+    mine = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
+    hide([*_texts(entries), *passwords_in(uri or ""), *mine], given.get("secrets", SECRET_WORDS))
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     return MlflowConfig(
         tracking_uri=_absolute(uri or "sqlite:///mlflow.db", project_path),

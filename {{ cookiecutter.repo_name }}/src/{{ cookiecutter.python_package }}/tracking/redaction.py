@@ -38,10 +38,20 @@ _words: tuple[str, ...] = SECRET_WORDS
 
 
 def hide(values: Iterable[str], words: Iterable[str] = SECRET_WORDS) -> None:
-    """From now on these values are secret, and those whose name has one of these words."""
+    """From now on these values are secret, and those whose name has one of these words.
+
+    So are the passwords in values that are URLs, and they alone where the rest is known anyway:
+    ``hide(passwords_in(uri))``.
+    """
     global _words  # noqa: PLW0603
-    _values.update(value for value in values if len(value) >= SHORTEST)
+    for value in values:
+        _values.update(v for v in (value, *passwords_in(value)) if len(v) >= SHORTEST)
     _words = tuple(word.casefold() for word in words)
+
+
+def passwords_in(url: str) -> list[str]:
+    """The password of a URL, if it has one."""
+    return re.findall(r"://[^\s:/@]*:([^\s@]+)@", url)
 
 
 def is_secret(name: str, value: object = None) -> bool:
@@ -68,11 +78,16 @@ def redact(text: str) -> str:
     Taken out are the user names, passwords and tokens of URLs, the values of the credentials,
     and what follows a secret's name in ``name=value``, ``"name": "value"``, ``--name value``.
     """
-    for value in sorted(_values, key=len, reverse=True):
+    text = _without_pairs(public(text), _VALUE)
+    for value in sorted(tuple(_values), key=len, reverse=True):
         text = text.replace(value, HIDDEN)
+    return text
+
+
+def public(text: str) -> str:
+    """The text, its URLs without user names, passwords and tokens."""
     text = _LOGIN.sub("", text)
-    text = _URL.sub(lambda url: _SECRET_QUERY.sub(r"\1" + HIDDEN, _USER.sub("", url[0])), text)
-    return _without_pairs(text, _VALUE)
+    return _URL.sub(lambda url: _SECRET_QUERY.sub(r"\1" + HIDDEN, _USER.sub("", url[0])), text)
 
 
 def redact_command(words: Iterable[str]) -> str:
@@ -102,7 +117,8 @@ def without_secrets(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: without_secrets(f"{name}.{key}", item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(without_secrets(name, item) for item in value)
+        items = [without_secrets(name, item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if value is None or isinstance(value, bool):
         return value
     if is_secret(name, value):

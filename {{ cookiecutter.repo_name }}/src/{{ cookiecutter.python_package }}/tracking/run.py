@@ -22,7 +22,7 @@ from .errors import StoreAwayError, TrackingError, explained, reason
 from .liveness import close_dead, process_tags
 from .patience import AT_START, patiently
 from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
-from .redaction import redact
+from .redaction import public, redact
 from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool
 from .sqlite import prepare, sqlite_path
 from .store import MlflowRun, active_run, active_runs, gather, set_environment, use_store
@@ -259,7 +259,7 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
             reason(error.__cause__ or error),
             FILE,
         )
-    tags = {HOME: redact(config.tracking_uri)}
+    tags = {HOME: public(config.tracking_uri)}
     if given:
         tags |= {HOME_RUN: str(given), GIVEN: "yes"}
     config = replace(config, tracking_uri=f"sqlite:///{(project_path / FILE).as_posix()}")

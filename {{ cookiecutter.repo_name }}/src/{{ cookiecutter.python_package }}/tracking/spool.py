@@ -14,7 +14,7 @@ from .client import connect, experiment_id, make_run
 from .errors import TrackingError, reason
 from .liveness import PROCESS
 from .patience import LATER, is_outage, patiently
-from .redaction import redact
+from .redaction import public, redact
 from .sqlite import locked, prepare, sqlite_path
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Spool:
 
     def _make(self, run_id: str) -> str:
         client = connect(self.uri)
-        tags = {HOME: redact(self.home), HOME_RUN: run_id, **dict(self.process)}
+        tags = {HOME: public(self.home), HOME_RUN: run_id, **dict(self.process)}
         tags |= {GIVEN: "yes"} if self.given else {}
         run = make_run(client, experiment_id(client, self.experiment), tags)
         return str(run.info.run_id)

@@ -13,7 +13,7 @@ from .client import ORIGIN, connect, experiment_id, make_run
 from .errors import TrackingError, explained
 from .liveness import MACHINE, PROCESS, is_gone
 from .patience import AT_START, patiently
-from .redaction import redact
+from .redaction import public, redact
 from .spool import FILE, GIVEN, HOME, HOME_RUN, spooled_runs
 from .sqlite import locked, prepare
 
@@ -69,8 +69,9 @@ def _bring(
     run: Run, spool: MlflowClient, home: MlflowClient, uri: str, tell: Callable[[str], object]
 ) -> bool:
     name = f"{run.info.run_name} ({run.info.run_id})"
-    if run.data.tags.get(HOME) != redact(uri):
-        tell(f"Left {name}: it belongs to {run.data.tags.get(HOME)}, not to {redact(uri)}.")
+    if run.data.tags.get(HOME) != public(uri):
+        belongs = run.data.tags.get(HOME, "nothing known")
+        tell(redact(f"Left {name}: it belongs to {belongs}, not to {public(uri)}."))
         return False
     if run.info.status == "RUNNING":
         if not is_gone(run.data.tags):
