@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sqlite3
 import subprocess
@@ -12,13 +13,19 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import mlflow
 import pytest
+import yaml
 from click import ClickException
 from conftest import Lab
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from mlflow import MlflowClient
+from omegaconf.errors import OmegaConfBaseException
 
 
 def refused(lab: Lab, **params: Any) -> str:
@@ -254,3 +261,83 @@ def test_a_bad_catalog_entry_is_kedros_error_and_opens_no_run(lab: Lab, entry: s
         lab.run("everything", node_names=["a"])
 
     assert lab.runs() == []
+
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+near = st.sampled_from(
+    [
+        "sqlite:///mlflow.db",
+        "sqlite:///../x.db",
+        "sqlite://",
+        "http://[::1",
+        "http://127.0.0.1:1",
+        "file:///tmp",
+        "{{ 7 * 7 }}",
+        "${oc.env:HOME}",
+        "../../etc",
+        "a\u202eb",
+        "a\x00b",
+        "!!python/object:os.system",
+        "spool",
+        "never",
+        "/",
+        ["key"],
+        "x" * 600,
+    ]
+)
+keys = st.sampled_from(
+    [
+        *("tracking_uri", "experiment", "run_name", "separator", "track", "log_params"),
+        *("on_outage", "secrets", "credentials", "trakcing_uri", "x"),
+    ]
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.dictionaries(keys, junk | near, max_size=4))
+def test_any_mlflow_yml_is_a_sentence_or_a_success(lab: Lab, keys: dict[str, Any]) -> None:
+    from lab.tracking.config import current_config
+
+    (lab.conf / "local/mlflow.yml").write_text(yaml.safe_dump(keys))
+    try:
+        with lab.session() as session:
+            assert isinstance(session, KedroSession)
+            session.load_context()
+        config = current_config()
+    except ClickException as error:
+        assert "\n" not in error.format_message()
+        assert len(error.format_message()) < 500
+        return
+    except OmegaConfBaseException:  # ${...}, which is Kedro's own
+        return
+    assert config is not None
+    assert set(keys) <= {field.name for field in dataclasses.fields(config)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(["experiment", "run_name"]), st.text(min_size=1, max_size=20) | near)
+def test_any_name_is_a_sentence_or_a_run(lab: Lab, key: str, name: Any) -> None:
+    (lab.conf / "local/mlflow.yml").write_text(
+        yaml.safe_dump({"tracking_uri": f"sqlite:///{lab.store}", key: name})
+    )
+    before = len(lab.runs())
+    try:
+        lab.run("everything", node_names=["a"])
+    except ClickException as error:
+        assert "\n" not in error.format_message()
+        assert len(lab.runs()) == before
+        return
+    except OmegaConfBaseException:
+        return
+    runs = lab.runs()
+    assert len(runs) == before + 1
+    artifacts = Path(unquote(urlparse(runs[-1].info.artifact_uri or "").path))
+    assert lab.store.parent in artifacts.resolve().parents

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import KEDRO, Lab, Project, points_in, runs_in
+from conftest import KEDRO, STARTER, Lab, Project, points_in, runs_in
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
 from mlflow import MlflowClient
@@ -308,3 +310,48 @@ with KedroSession.create(conf_source={str(lab.conf)!r}, project_path={str(lab.pa
 
     assert process.wait(timeout=20) == -signal.SIGTERM
     assert [run.info.status for run in lab.runs()] == ["KILLED"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("runner", ["SequentialRunner", "ThreadRunner", "ParallelRunner"])
+def test_a_signal_at_any_moment(bake: Any, store: Path, tmp_path: Path, runner: str) -> None:
+    """Never RUNNING afterwards, and nothing is missing that was saved."""
+    project = Project(bake(include_example="no"))
+    shutil.copy(store, project.store)
+    stream = (STARTER / "tests/lab/slow_stream.py").read_text()
+    project.write("src/PACKAGE/pipelines/slow_stream/__init__.py", stream)
+    dice = random.Random(runner)
+    seen = 0
+    for moment in range(20):
+        diary = tmp_path / f"diary{moment}"
+        number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
+        process = subprocess.Popen(
+            [KEDRO, "run", f"--runner={runner}", f"--params=diary={diary}"],
+            cwd=project.path,
+            env=project.environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        # From before MLflow is imported to after the last point.
+        pause = dice.uniform(0.3, 1.2) if moment < 5 else 0
+        while not pause and not diary.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(pause or dice.uniform(0, 4))
+        with contextlib.suppress(ProcessLookupError):
+            if number == signal.SIGINT:  # as a terminal sends it
+                os.killpg(process.pid, number)
+            else:
+                process.send_signal(number)
+        process.wait(60)
+        runs = project.runs()
+        assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, moment
+        if len(runs) > seen:
+            seen = len(runs)
+            saved = diary.read_text().split() if diary.exists() else []
+            points = points_in(project.store, runs[-1]).get("diary_metrics.loss", [])
+            steps = [step for step, _ in points]
+            assert steps == list(range(len(steps))), moment
+            assert len(steps) >= len(saved), moment
+    assert seen >= 10

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import signal
 import sqlite3
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +16,7 @@ from typing import Any
 
 import click
 import pytest
-from conftest import Lab, points_in, runs_in
+from conftest import KEDRO, STARTER, Lab, Project, points_in, runs_in
 from faults import FAULTS, FaultyProxy, Server, free_port
 from kedro.runner import ParallelRunner
 from mlflow import MlflowClient
@@ -327,3 +330,45 @@ def test_what_the_server_refuses_is_not_tried_again(lab: Lab, server: Server) ->
     with pytest.raises(Exception, match="not found"):
         patiently(lambda: connect(server.url).get_run("0" * 32))
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_path: Path) -> None:
+    project = Project(bake(include_example="no"))
+    flow = (STARTER / "tests/lab/flow.py").read_text()
+    project.write("src/PACKAGE/pipelines/flow/__init__.py", flow)
+    project.write("conf/base/parameters.yml", "yields: 100\npause: 0\n")
+    server = Server(store, tmp_path)
+    project.write("conf/local/mlflow.yml", f"tracking_uri: {server.url}\non_outage: spool\n")
+    project.kedro("run")
+    project.kedro("run")
+    first, second = runs_in(project.path / "mlflow-spool.db")
+    dice = random.Random(0)
+    server.start()
+    try:
+        killed = 0
+        for _ in range(20):
+            process = subprocess.Popen(
+                [KEDRO, "metrics", "sync"],
+                cwd=project.path,
+                env=project.environment(),
+                stdout=subprocess.DEVNULL,
+            )
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(dice.uniform(1, 4))
+            killed += process.poll() is None
+            process.kill()
+            process.wait()
+        told = project.kedro("metrics", "sync").stdout
+        again = project.kedro("metrics", "sync").stdout
+    finally:
+        server.stop()
+
+    assert killed >= 5, told
+    assert "has no runs that wait" in " ".join(again.split())
+    runs = runs_in(store)
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
+    assert [points_in(store, run) for run in runs] == [flow_points(100)] * 2
+    assert [run.info.end_time for run in runs] == [first.info.end_time, second.info.end_time]
+    assert count(store) == 40_000

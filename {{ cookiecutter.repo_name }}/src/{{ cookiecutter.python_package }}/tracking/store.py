@@ -50,12 +50,13 @@ class MlflowRun:
         points = _entities(metrics, steps)
         few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
         writer = _writers.get(self)
-        if writer and few:
-            writer.put(list(points))
+        batch = list(islice(points, METRICS_PER_REQUEST))
+        if writer and few and writer.put(batch):
             return
         self._flush()
-        while batch := list(islice(points, METRICS_PER_REQUEST)):
+        while batch:
             self.send(batch)
+            batch = list(islice(points, METRICS_PER_REQUEST))
 
     def send(self, metrics: list[Metric]) -> None:
         """Write points in one request."""

@@ -43,11 +43,17 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
-    def put(self, points: list[Metric]) -> None:
-        """Take points, to be written soon; waits while too many are waiting."""
+    def put(self, points: list[Metric]) -> bool:
+        """Take points, to be written soon; waits while too many are waiting.
+
+        Returns:
+            False if the writer has been closed and took none: by a signal, on another thread.
+        """
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < LIMIT or self._error)
             self._raise()
+            if self._closed:
+                return False
             self._waiting.extend(points)
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -55,6 +61,7 @@ class Writer:
                 )
                 self._thread.start()
             self._changed.notify_all()
+            return True
 
     def flush(self) -> None:
         """Return when everything that was put is written."""
@@ -73,6 +80,8 @@ class Writer:
             with self._changed:
                 self._closed = True
                 self._changed.notify_all()
+            if self._thread:
+                self._thread.join()  # it writes what came after the flush
             self._on_close()
 
     def _raise(self) -> None:
