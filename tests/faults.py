@@ -83,6 +83,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.share = share
         self.patience = patience  # the client's timeout
         self.random = random.Random(seed)
+        self.always: int | None = None  # a status for every request from now on
         self.seen: dict[str, int] = dict.fromkeys(FAULTS, 0)
         self.thread = threading.Thread(target=self.serve_forever, daemon=True)
         self.thread.start()
@@ -108,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "refused":  # the connection ends before the request is passed on
             self.connection.close()
             return
-        if fault in ("500", "429"):
-            self.answer(int(fault), b"<html>not today</html>")
+        if self.server.always or fault in ("500", "429"):
+            self.answer(self.server.always or int(str(fault)), b"<html>not today</html>")
             return
         request = urllib.request.Request(
             self.server.target + self.path, data=body, method=self.command

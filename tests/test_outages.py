@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import json
 import random
 import signal
 import sqlite3
@@ -21,6 +23,18 @@ from faults import FAULTS, FaultyProxy, Server, free_port
 from kedro.runner import ParallelRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
+from sqlalchemy.exc import OperationalError
+from tracking.client import importing
+from tracking.patience import is_passing, patiently
 
 KEYS = 200  # of lab/flow.py
 
@@ -322,14 +336,42 @@ def test_a_locked_database(lab: Lab) -> None:
     assert points_in(lab.store, run) == flow_points(100)
 
 
-def test_what_the_server_refuses_is_not_tried_again(lab: Lab, server: Server) -> None:
-    from lab.tracking.client import connect
-    from lab.tracking.patience import patiently
+def test_a_password_that_is_refused_later(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may have been changed; the training is not to blame. Trying again would be useless."""
+    proxy = FaultyProxy(server.url, share=0, patience=1)
+    lab.configure(tracking_uri=proxy.url)
 
-    start = time.monotonic()
-    with pytest.raises(Exception, match="not found"):
-        patiently(lambda: connect(server.url).get_run("0" * 32))
-    assert time.monotonic() - start < 5
+    def refuse() -> None:
+        proxy.always = 401
+
+    refuser = at(1000, lab.store, refuse)
+    lab.run("flow", params={"yields": 20, "pause": 0.1})
+    refuser.join()
+    proxy.always = None
+
+    assert [r for r in caplog.records if "error code 401" in r.getMessage()]
+    assert lab.sync()[0]
+    proxy.shutdown()
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert points_in(lab.store, run) == flow_points(20)
+
+
+def test_what_is_refused_at_the_start_is_told_at_once(lab: Lab) -> None:
+    proxy = FaultyProxy("nowhere", share=0, patience=1)
+    lab.configure(tracking_uri=proxy.url, on_outage="spool")
+    for status in (401, 403, 404):
+        proxy.always = status
+        start = time.monotonic()
+
+        with pytest.raises(click.ClickException, match=f"can't be used: .* {status} "):
+            lab.run("everything")
+
+        assert time.monotonic() - start < 5
+    assert not lab.spool.exists()
+    proxy.shutdown()
 
 
 @pytest.mark.slow
@@ -372,3 +414,53 @@ def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_pa
     assert [points_in(store, run) for run in runs] == [flow_points(100)] * 2
     assert [run.info.end_time for run in runs] == [first.info.end_time, second.info.end_time]
     assert count(store) == 40_000
+
+
+# What passes and what does not
+
+
+def sql_error(text: str, driver: type[Exception]) -> Exception:
+    """What MLflow's SQL stores raise for an error of the database's driver."""
+    error = MlflowException(text, error_code=TEMPORARILY_UNAVAILABLE)
+    error.__cause__ = OperationalError("INSERT", {}, driver(text))
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "passing"),
+    [
+        (ConnectionRefusedError("refused"), True),
+        (TimeoutError("timed out"), True),
+        (json.JSONDecodeError("cut", "{", 1), True),
+        (MlflowException("API request failed with exception"), True),
+        (MlflowException("busy", error_code=REQUEST_LIMIT_EXCEEDED), True),
+        (sql_error("database is locked", sqlite3.OperationalError), True),
+        (sql_error("deadlock detected", RuntimeError), True),
+        (sql_error("database or disk is full", sqlite3.OperationalError), False),
+        (sql_error("attempt to write a readonly database", sqlite3.OperationalError), False),
+        (MlflowException("no", error_code=INVALID_PARAMETER_VALUE), False),
+        (MlflowException("no", error_code=RESOURCE_DOES_NOT_EXIST), False),
+        (MlflowException("no", error_code=UNAUTHENTICATED), False),
+        (MlflowException("no", error_code=PERMISSION_DENIED), False),
+        (ValueError("a bug"), False),
+    ],
+)
+def test_what_is_tried_again(error: Exception, passing: bool) -> None:
+    calls = 0
+
+    def request() -> None:
+        nonlocal calls
+        calls += 1
+        raise error
+
+    with pytest.raises(type(error)):
+        patiently(request, 0.5)
+
+    assert (calls > 1) == is_passing(error) == passing
+
+
+def test_the_collector_waits_for_an_import_and_comes_back() -> None:
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
