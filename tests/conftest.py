@@ -179,7 +179,7 @@ class Lab:
         """Where points wait whose store is away."""
         return self.path / "mlflow-spool.db"
 
-    def sync(self) -> tuple[bool, list[str]]:
+    def sync(self, **options: bool) -> tuple[bool, list[str]]:
         """What `kedro metrics sync` does, and what it tells."""
         from lab.tracking.config import current_config
         from lab.tracking.run import borrowed
@@ -191,7 +191,7 @@ class Lab:
         config = current_config()
         lines: list[str] = []
         with borrowed(config):
-            return sync(config, self.path, lines.append), lines
+            return sync(config, self.path, lines.append, **options), lines
 
     def runs(self) -> list[Run]:
         return runs_in(self.store)

@@ -201,6 +201,52 @@ def test_what_belongs_to_another_store_stays(lab: Lab, gone: Server) -> None:
     assert len(runs_in(lab.spool)) == 1
 
 
+def test_what_can_not_be_brought_stays_and_the_rest_is_brought(lab: Lab, server: Server) -> None:
+    client = MlflowClient(server.url)
+    deleted = client.create_run("0").info.run_id
+    server.stop()
+    lab.configure(tracking_uri=server.url, on_outage="spool")
+    lab.run("everything", node_names=["a"], params={"mlflow_run_id": deleted})
+    lab.run("everything", node_names=["b"])
+    spool = MlflowClient(f"sqlite:///{lab.spool}")
+    (experiment,) = {run.info.experiment_id for run in runs_in(lab.spool)}
+    spool.create_run(experiment, tags={"kedro.spool.store": server.url})
+    server.start()
+    client.delete_run(deleted)
+
+    done, told = lab.sync()
+
+    assert not done
+    starts = [line.partition(" ")[0] for line in told]
+    assert starts == ["Left", "Brought", "Left"], told
+    assert "deleted" in told[0] or "active" in told[0]
+    assert "it is still running, or was on another machine (then: --running)" in told[2]
+    assert [line.partition(" ")[0] for line in lab.sync(running=True)[1]] == ["Left", "Brought"]
+    assert sorted(run.info.status for run in lab.runs()) == ["FINISHED", "KILLED"]
+
+
+def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
+    lab: Lab, server: Server, impatient: None
+) -> None:
+    lab.configure(tracking_uri=server.url)
+    killer = at(1000, lab.store, lambda: server.stop(signal.SIGKILL))
+    lab.run("flow", params={"yields": 20, "pause": 0.1})
+    killer.join()
+    server.start()
+    client = MlflowClient(server.url)
+    (run,) = lab.runs()
+    assert run.info.status == "RUNNING"
+    client.set_tag(run.info.run_id, "kedro.process", "999999 1")  # the process ends
+    lab.run("everything", node_names=["a"])
+    assert client.get_run(run.info.run_id).info.status == "KILLED"
+
+    assert lab.sync()[0]
+
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert "kedro.error" not in run.data.tags
+
+
 # Later
 
 

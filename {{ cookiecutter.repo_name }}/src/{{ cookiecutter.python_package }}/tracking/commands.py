@@ -18,8 +18,9 @@ def metrics() -> None:
 
 @metrics.command()
 @click.option("--env", "-e", help="The configuration environment; as for `kedro run`.")
+@click.option("--running", is_flag=True, help="Bring runs, too, that are not known to have ended.")
 @click.pass_obj
-def sync(metadata: ProjectMetadata, env: str | None) -> None:
+def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
     """Bring what waits in mlflow-spool.db to the MLflow store that it belongs to."""
     from kedro.framework.session import KedroSession
 
@@ -36,5 +37,5 @@ def sync(metadata: ProjectMetadata, env: str | None) -> None:
             "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
         )
     with borrowed(config):
-        done = bring_home(config, metadata.project_path, click.echo)
+        done = bring_home(config, metadata.project_path, click.echo, running=running)
     sys.exit(0 if done else 1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MACHINE, PROCESS = "kedro.machine", "kedro.process"
+ERROR = "kedro.error"  # what ended a run
 # The process ids of Linux's first namespace are the machine's (include/linux/proc_ns.h).
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
@@ -68,6 +69,6 @@ def close_dead(client: MlflowClient, experiment_id: str) -> None:
     search = f"attributes.status = 'RUNNING' and tags.`{MACHINE}` = '{_machine()}'"
     for run in client.search_runs([experiment_id], search):
         if is_gone(run.data.tags):
-            client.set_tag(run.info.run_id, "kedro.error", "The process was killed.")
+            client.set_tag(run.info.run_id, ERROR, "The process was killed.")
             client.set_terminated(run.info.run_id, "KILLED")
             logger.warning("The MLflow run %s, whose process is gone, is KILLED.", run.info.run_id)

@@ -19,7 +19,7 @@ from . import signals
 from .client import connect, experiment_id, importing, make_run, reach
 from .config import MlflowConfig
 from .errors import StoreAwayError, TrackingError, explained, reason
-from .liveness import close_dead, process_tags
+from .liveness import ERROR, close_dead, process_tags
 from .patience import AT_START, patiently
 from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
 from .redaction import public, redact
@@ -154,7 +154,7 @@ def _write_end(
     from mlflow.entities import RunStatus
 
     if error:
-        client.set_tag(run_id, "kedro.error", error)
+        client.set_tag(run_id, ERROR, error)
     if status:
         store = client._tracking_client.store
         store.update_run_info(run_id, RunStatus.from_string(status), end, None)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
 
 from .client import ORIGIN, connect, experiment_id, make_run
-from .errors import TrackingError, explained
-from .liveness import MACHINE, PROCESS, is_gone
-from .patience import AT_START, patiently
+from .errors import TrackingError, explained, reason
+from .liveness import ERROR, MACHINE, PROCESS, is_gone
+from .patience import AT_START, is_passing, patiently
 from .redaction import public, redact
 from .spool import FILE, GIVEN, HOME, HOME_RUN, spooled_runs
 from .sqlite import locked, prepare
@@ -29,7 +29,13 @@ PARAMS_PER_REQUEST = 100
 _OWN = {HOME, HOME_RUN, GIVEN, ORIGIN, MACHINE, PROCESS}
 
 
-def sync(config: MlflowConfig, project_path: Path, tell: Callable[[str], object]) -> bool:
+def sync(
+    config: MlflowConfig,
+    project_path: Path,
+    tell: Callable[[str], object],
+    *,
+    running: bool = False,
+) -> bool:
     """Bring every spooled run to the store that it belongs to; may be interrupted and repeated.
 
     A run is written as it was: experiment, name, start and end, status, parameters, tags, points
@@ -40,43 +46,55 @@ def sync(config: MlflowConfig, project_path: Path, tell: Callable[[str], object]
         config: Of the store, as in ``mlflow.yml``.
         project_path: The project's folder, which has the spool.
         tell: Called with a line about each run.
+        running: Whether to bring runs, too, that are not known to have ended, as KILLED.
 
     Returns:
         Whether nothing is left in the spool.
 
     Raises:
-        TrackingError: The store can't be reached or does not take something.
+        TrackingError: A store can't be reached or opened.
     """
     path = project_path / FILE
     if not path.exists():
         tell(f"Nothing to bring home: there is no {FILE}.")
         return True
-    spool_uri = f"sqlite:///{path.as_posix()}"
+    uri, spool_uri = config.tracking_uri, f"sqlite:///{path.as_posix()}"
     with explained(spool_uri):
         prepare(spool_uri)
         spool = connect(spool_uri)
-    with explained(config.tracking_uri), locked(path.with_name(f"{FILE}-sync")):
+    done = True
+    with explained(uri), locked(path.with_name(f"{FILE}-sync")):
         runs = spooled_runs(spool)
         if not runs:
             tell(f"Nothing to bring home: {FILE} has no runs that wait.")
-            return True
-        prepare(config.tracking_uri)
-        home = connect(config.tracking_uri)
-        return all([_bring(run, spool, home, config.tracking_uri, tell) for run in runs])
+        for run in runs:
+            name = f"{run.info.run_name} ({run.info.run_id})"
+            if obstacle := _obstacle(run, uri, running=running):
+                tell(f"Left {name}: {obstacle}.")
+                done = False
+                continue
+            prepare(uri)
+            try:
+                tell(f"Brought {name}: {_bring(run, spool, connect(uri))} in {redact(uri)}.")
+            except Exception as error:
+                if is_passing(error):
+                    raise
+                tell(f"Left {name}: {reason(error)}.")  # its run has been deleted, say
+                done = False
+    return done
 
 
-def _bring(
-    run: Run, spool: MlflowClient, home: MlflowClient, uri: str, tell: Callable[[str], object]
-) -> bool:
-    name = f"{run.info.run_name} ({run.info.run_id})"
-    if run.data.tags.get(HOME) != public(uri):
-        belongs = run.data.tags.get(HOME, "nothing known")
-        tell(redact(f"Left {name}: it belongs to {belongs}, not to {public(uri)}."))
-        return False
-    if run.info.status == "RUNNING":
-        if not is_gone(run.data.tags):
-            tell(f"Left {name}: it is still running.")
-            return False
+def _obstacle(run: Run, uri: str, *, running: bool) -> str | None:
+    belongs = run.data.tags.get(HOME, "another project")
+    if belongs != public(uri):
+        return redact(f"it belongs to {belongs}, not to {public(uri)}")
+    if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
+        return "it is still running, or was on another machine (then: --running)"
+    return None
+
+
+def _bring(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
+    if run.info.status == "RUNNING":  # its process is gone
         spool.set_terminated(run.info.run_id, "KILLED")
         run = spool.get_run(run.info.run_id)
     home_id = _at_home(run, spool, home)
@@ -87,8 +105,7 @@ def _bring(
         _bring_points(home, home_id, key, history)
     _bring_facts(run, home, home_id)
     spool.delete_run(run.info.run_id)
-    tell(f"Brought {name}: {points} points, run {home_id} in {redact(uri)}.")
-    return True
+    return f"{points} points, run {home_id}"
 
 
 def _at_home(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
@@ -143,3 +160,6 @@ def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
     if GIVEN not in run.data.tags and there.info.status != run.info.status:
         store, status = home._tracking_client.store, RunStatus.from_string(run.info.status)
         patiently(lambda: store.update_run_info(home_id, status, run.info.end_time, None))
+        if ERROR in there.data.tags and ERROR not in run.data.tags:
+            # Another run took it for dead: its process was gone, and its end was here.
+            patiently(lambda: home.delete_tag(home_id, ERROR))
