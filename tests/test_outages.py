@@ -7,10 +7,12 @@ import gc
 import json
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +22,8 @@ import click
 import pytest
 from conftest import KEDRO, STARTER, Lab, Project, points_in, runs_in
 from faults import FAULTS, FaultyProxy, Server, free_port
+from kedro.framework.session import KedroSession
+from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -99,8 +103,6 @@ def test_a_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
 
 
 def test_a_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lab.configure(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
@@ -112,13 +114,37 @@ def test_a_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None
 
 
 def test_a_database_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
-    lab.configure(tracking_uri=f"postgresql://user:hunter2@127.0.0.1:{free_port()}/mlflow")
+    lab.configure(tracking_uri=f"mysql+pymysql://user:hunter2@127.0.0.1:{free_port()}/mlflow")
     start = time.monotonic()
 
-    with pytest.raises(click.ClickException, match="can't be reached: Connection refused"):
+    with pytest.raises(click.ClickException, match="can't be reached: Connection refused") as told:
         lab.run("everything")
 
     assert time.monotonic() - start < 10
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_database_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        lab.configure(tracking_uri=f"mysql+pymysql://user:hunter2@127.0.0.1:{port}/mlflow")
+        start = time.monotonic()
+
+        with pytest.raises(click.ClickException, match="can't be reached: it does not answer"):
+            lab.run("everything")
+
+        assert time.monotonic() - start < 10
+
+
+def test_a_database_locked_for_longer_is_told_within_10_seconds(lab: Lab) -> None:
+    with closing(sqlite3.connect(lab.store, isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        start = time.monotonic()
+
+        with pytest.raises(click.ClickException, match="can't be reached: database is locked"):
+            lab.run("everything")
+
+        assert time.monotonic() - start < 11
 
 
 def test_with_spool_the_run_goes_on_and_is_brought_home(
@@ -160,6 +186,7 @@ def test_with_spool_the_run_goes_on_and_is_brought_home(
     assert len(lab.runs()) == 1
 
 
+@pytest.mark.slow
 def test_a_failed_run_comes_home_as_failed(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     with pytest.raises(ValueError, match="the data is gone"):
@@ -201,6 +228,7 @@ def test_what_belongs_to_another_store_stays(lab: Lab, gone: Server) -> None:
     assert len(runs_in(lab.spool)) == 1
 
 
+@pytest.mark.slow
 def test_what_can_not_be_brought_stays_and_the_rest_is_brought(lab: Lab, server: Server) -> None:
     client = MlflowClient(server.url)
     deleted = client.create_run("0").info.run_id
@@ -225,6 +253,7 @@ def test_what_can_not_be_brought_stays_and_the_rest_is_brought(lab: Lab, server:
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED", "KILLED"]
 
 
+@pytest.mark.slow
 def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
     lab: Lab, server: Server, impatient: None
 ) -> None:
@@ -247,7 +276,100 @@ def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
     assert "kedro.error" not in run.data.tags
 
 
+def test_runs_that_the_catalog_names_in_an_outage(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient(server.url)
+    run_id = client.create_run("0").info.run_id
+    entry = f"a_metrics: {{type: lab.tracking.MlflowMetricsDataset, run_id: {run_id}}}"
+    lab.add("base/catalog.yml", entry)
+    lab.configure(tracking_uri=server.url)
+    server.stop()
+    with pytest.raises(click.ClickException, match="can't be reached"):
+        lab.run("everything", node_names=["a"])  # no run is wanted but the catalog's
+    lab.configure(on_outage="spool")
+    lab.run("everything", node_names=["a"])
+    lab.run("everything", node_names=["a", "b"])
+    assert [run.info.status for run in runs_in(lab.spool)] == ["FINISHED"] * 3
+    server.start()
+
+    assert lab.sync()[0]
+
+    given, other = lab.runs()
+    assert (given.info.run_id, given.info.status) == (run_id, "RUNNING")
+    assert points_in(lab.store, given)["a_metrics.score"] == [(0, 0.5), (1, 0.5)]
+    assert points_in(lab.store, other)["b_metrics.score"] == [(0, 0.5)]
+
+
+def test_a_run_that_the_catalog_names_and_that_is_not_there(lab: Lab) -> None:
+    lab.add("base/catalog.yml", "a_metrics: {type: lab.tracking.MlflowMetricsDataset, run_id: abc}")
+
+    with pytest.raises(click.ClickException, match="no run 'abc', which the catalog names"):
+        lab.run("everything", node_names=["a"])
+
+
+def test_nested_runs_of_a_node_come_home_with_their_parent(lab: Lab, gone: Server) -> None:
+    lab.configure(tracking_uri=gone.url, on_outage="spool")
+    lab.run("nested")
+    gone.start()
+
+    assert lab.sync()[0]
+
+    parent, child = sorted(lab.runs(), key=lambda run: str(run.info.run_name) == "child")
+    assert child.data.metrics == {"inner": 1.0}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert len(lab.runs()) == 2
+
+
+@pytest.mark.parametrize("state", ["damaged", "older"])
+def test_a_spool_that_can_not_be_read_fails_no_run_whose_store_is_there(
+    lab: Lab, make_store: Callable[[str], Path], state: str
+) -> None:
+    if state == "damaged":
+        lab.spool.write_bytes(b"no database at all" * 100)
+    else:
+        make_store("older.db").rename(lab.spool)
+        with closing(sqlite3.connect(lab.spool)) as database, database:
+            database.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
+    try:
+        lab.run("everything", node_names=["a"])
+    finally:
+        lab.spool.unlink()
+
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
 # Later
+
+
+def test_a_store_removed_in_a_living_process(lab: Lab) -> None:
+    lab.run("everything", node_names=["a"])
+    lab.store.unlink()  # to start afresh
+
+    lab.run("everything", node_names=["a"])
+
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+@pytest.mark.slow
+def test_a_given_run_twice_with_an_outage_and_a_sync_between(
+    lab: Lab, server: Server, impatient: None
+) -> None:
+    client = MlflowClient(server.url)
+    run_id = client.create_run("0").info.run_id
+    lab.configure(tracking_uri=server.url)
+    params = {"yields": 20, "pause": 0.1, "mlflow_run_id": run_id}
+    killer = at(1000, lab.store, lambda: server.stop(signal.SIGKILL))
+    lab.run("flow", params=params)
+    killer.join()
+    server.start()
+    assert lab.sync()[0]
+
+    lab.run("flow", params=params)
+
+    (run,) = lab.runs()
+    assert {len(points) for points in points_in(lab.store, run).values()} == {40}
+    assert [step for step, _ in points_in(lab.store, run)["flow_metrics.k0"]] == list(range(40))
 
 
 def at(points: int, store: Path, what: Callable[[], Any]) -> threading.Thread:
@@ -382,6 +504,7 @@ def test_a_locked_database(lab: Lab) -> None:
     assert points_in(lab.store, run) == flow_points(100)
 
 
+@pytest.mark.slow
 def test_a_password_that_is_refused_later(
     lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -460,6 +583,35 @@ def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_pa
     assert [points_in(store, run) for run in runs] == [flow_points(100)] * 2
     assert [run.info.end_time for run in runs] == [first.info.end_time, second.info.end_time]
     assert count(store) == 40_000
+
+
+def test_a_load_in_an_outage_is_one_sentence_without_a_password(
+    lab: Lab, gone: Server, impatient: None
+) -> None:
+    from lab.tracking import MlflowMetricsDataset
+
+    lab.configure(tracking_uri=gone.url.replace("http://", "http://me:hunter2@"))
+    with lab.session() as session:
+        assert isinstance(session, KedroSession)
+        session.load_context()
+    dataset = MlflowMetricsDataset(run_id="0" * 32)
+
+    with pytest.raises(DatasetError) as caught:
+        dataset.load()
+
+    assert "can't be reached: Connection refused" in str(caught.value)
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_load_of_a_run_that_is_not_there(lab: Lab) -> None:
+    from lab.tracking import MlflowMetricsDataset
+
+    with lab.session() as session:
+        assert isinstance(session, KedroSession)
+        session.load_context()
+
+    with pytest.raises(DatasetError, match="0 not found"):
+        MlflowMetricsDataset(run_id="0" * 32).load()
 
 
 # What passes and what does not

@@ -131,9 +131,11 @@ def test_a_server_that_is_there_and_one_that_is_not(project: Project, tmp_path: 
     assert server.url in "".join(synced.stdout.split())
 
 
-@pytest.mark.parametrize("scheme", ["http", "postgresql"])
-def test_the_error_of_a_store_that_is_away(project: Project, scheme: str) -> None:
-    address = f"{scheme}://me:{SECRETS['uri']}@127.0.0.1:{free_port()}/x?token={SECRETS['option']}"
+@pytest.mark.parametrize(
+    ("scheme", "end"), [("http", f"?token={SECRETS['option']}"), ("mysql+pymysql", "")]
+)
+def test_the_error_of_a_store_that_is_away(project: Project, scheme: str, end: str) -> None:
+    address = f"{scheme}://me:{SECRETS['uri']}@127.0.0.1:{free_port()}/x{end}"
     project.write("conf/local/mlflow.yml", f"credentials: mlflow\ntracking_uri: {address}\n")
 
     done = project.attempt(KEDRO, *COMMAND)
@@ -157,6 +159,17 @@ def test_the_error_of_a_node(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     (run,) = lab.runs()
     assert leaks(everything_in(lab.store)) == []
     assert run.data.tags["kedro.error"] == "ValueError: can't log in: password=***, or ***"
+
+
+def test_values_that_are_no_text(lab: Lab) -> None:
+    lab.add("local/credentials.yml", "account: {number: 424242, path: /x/s3cr3t-value}")
+    model = {"account": 424242, "where": Path("/x/s3cr3t-value"), "424242": 1}
+    lab.run("parameters", params={"model": model, "text": "a"})
+
+    params = lab.runs()[0].data.params
+    assert params["model.account"] == "***"
+    assert params["model.where"] == "***"
+    assert "424242" not in everything_in(lab.store)
 
 
 def test_the_words_can_be_chosen(lab: Lab) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
-import socket
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from queue import Empty, Queue
 from typing import TYPE_CHECKING
 
 from .errors import TrackingError
@@ -28,38 +29,55 @@ _imported_in = os.getpid()
 
 def connect(tracking_uri: str) -> MlflowClient:
     """MLflow's client of a store; one a process. Its requests to a tracking server are prompt."""
-    return _connect(tracking_uri, os.getpid())
+    path = sqlite_path(tracking_uri)
+    file = path.stat().st_ino if path and path.exists() else None
+    return _connect(tracking_uri, os.getpid(), file)
 
 
 @lru_cache
-def _connect(tracking_uri: str, process: int) -> MlflowClient:
+def _connect(tracking_uri: str, process: int, file: int | None) -> MlflowClient:
     with importing():
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=tracking_uri)
-    engine = getattr(client._tracking_client.store, "engine", None)
-    if process != _imported_in and engine is not None:
-        # A forked process has inherited the parent's connections; they are not its own
+    if engine := getattr(client._tracking_client.store, "engine", None):
+        # MLflow keeps it, by URI: its connections may be to a file that has been removed. Those
+        # of a forked process are its parent's, which alone may close them
         # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
-        engine.dispose(close=False)
+        engine.dispose(close=process == _imported_in)
     client._tracking_client = prompt(client._tracking_client)
     return client
 
 
 def reach(uri: str) -> None:
-    """Tell at once whether a database server can be reached: MLflow's client tries for 100 s.
+    """Tell soon whether a database server answers: MLflow's client tries for 100 s, or for ever.
 
     Raises:
-        OSError: It can't.
+        Exception: The driver's; TimeoutError if it does not answer.
     """
-    ports = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-    dialect = uri.partition(":")[0].partition("+")[0]
-    if dialect in ports:
-        from sqlalchemy import make_url
+    if uri.partition(":")[0].partition("+")[0] not in ("postgresql", "mysql", "mssql"):
+        return
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
 
-        url = make_url(uri)
-        if url.host and not url.host.startswith("/"):  # a socket's folder
-            socket.create_connection((url.host, url.port or ports[dialect]), timeout=5).close()
+    engine = create_engine(uri, poolclass=NullPool)
+    outcome: Queue[Exception | None] = Queue()
+
+    def knock() -> None:
+        try:
+            engine.connect().close()
+        except Exception as error:
+            outcome.put(error)
+        else:
+            outcome.put(None)
+
+    threading.Thread(target=knock, name="mlflow-knock", daemon=True).start()
+    try:
+        error = outcome.get(timeout=AT_START)
+    except Empty:
+        raise TimeoutError("it does not answer in time") from None
+    if error is not None:
+        raise error
 
 
 @contextmanager

@@ -105,8 +105,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         if self._prefix is not None:
             binding = replace(binding, prefix=self._prefix)
         if self._run_id is not None and binding.run is not None:
-            spool = binding.run.spool and replace(binding.run.spool, given=True)
-            own = replace(binding.run, run_id=self._run_id, spool=spool)
+            own = replace(binding.run, run_id=self._run_id)
             binding = replace(binding, run=own, is_new=False)
         self._binding = binding
         self._next_steps = {} if binding.is_new and not binding.rivals else None
@@ -202,7 +201,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         if self._binding is not None:
             for key, step in self._saved_steps.items():  # in an outage the store does not tell
                 next_steps[key] = max(step, next_steps.get(key, 0))
-            if not binding.rivals:
+            if binding.run and not binding.rivals and not binding.run.link.is_away:
                 self._next_steps = next_steps
         return next_steps
 

@@ -20,17 +20,34 @@ class TrackingError(click.ClickException):
 
 
 class StoreAwayError(TrackingError):
-    """The store can't be reached now; it may be later."""
+    """The store can't be reached now; it may be later.
+
+    Attributes:
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, uri: str, error: BaseException, ways_out: str = "") -> None:
+        self.reason = getattr(error, "reason", None) or reason(error)
+        super().__init__(
+            f"The MLflow store {redact(uri)} can't be reached: {self.reason}{ways_out}."
+        )
 
 
 def reason(error: BaseException) -> str:
     """Why a request failed, in a few words and without secrets."""
-    text = str(error).strip().partition("\n")[0]
+    driver = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    text = str(driver).strip().partition("\n")[0]
     if found := re.search(r"\[Errno -?\d+\] ([^\"'()\[\]]+)", text):  # deep in urllib3's text
         text = found[1]
     elif "timed out" in text:
         text = "it does not answer in time"
-    return redact(text).strip().rstrip(".")
+    return redact(text).strip().rstrip(".") or type(error).__name__
+
+
+WAYS_OUT = (
+    "; start it, set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
+    " it for now"
+)
 
 
 @contextmanager
@@ -41,18 +58,15 @@ def explained(uri: str) -> Iterator[None]:
         StoreAwayError: It may be right later.
         TrackingError: It won't.
     """
-    store = redact(uri)
     try:
         yield
     except TrackingError:
         raise
     except Exception as error:
+        # Not chained: MLflow's own errors have the URI with its password.
         if is_passing(error):
-            raise StoreAwayError(
-                f"The MLflow store {store} can't be reached: {reason(error)}; start it, set another"
-                " 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without it for now."
-            ) from error
+            raise StoreAwayError(uri, error, WAYS_OUT) from None
         raise TrackingError(
-            f"The MLflow store {store} can't be used: {reason(error)};"
+            f"The MLflow store {redact(uri)} can't be used: {reason(error)};"
             " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
-        ) from error
+        ) from None

@@ -18,9 +18,10 @@ from kedro.utils import load_obj
 
 from .config import current_config, remember
 from .dataset import Binding, MlflowMetricsDataset
+from .errors import reason
 from .provenance import parameters
-from .run import TrackedRun, settle, spool_of
-from .store import MlflowRun, default_store
+from .run import TrackedRun, Wish, settle
+from .store import default_store
 
 if TYPE_CHECKING:
     from kedro.config import AbstractConfigLoader
@@ -94,8 +95,8 @@ class MlflowPipelineHook:
         if run := self._runs.pop(id(catalog), None):
             try:
                 run.close("FAILED" if isinstance(error, Exception) else "KILLED", error)
-            except Exception:  # the error of the pipeline is the one to raise
-                logger.exception("The end of the MLflow run could not be written.")
+            except Exception as failure:  # the error of the pipeline is the one to raise
+                logger.error("The end of the MLflow run could not be written: %s", reason(failure))
 
     def _abandon(self, catalog_id: int) -> None:
         """Close as KILLED, on a thread: the garbage collector may call amid a request."""
@@ -107,20 +108,19 @@ class MlflowPipelineHook:
         if config is None:
             return
         datasets = _metrics_datasets(pipeline, catalog)
-        wanted = any(not dataset.own_run for dataset in datasets.values())
-        if config.track == "never":
+        if config.track == "never" or (config.track == "auto" and not datasets):
             _bind(datasets, config.separator, None)
-        elif config.track == "always" or wanted:
-            run = settle(config, run_params, Path(run_params["project_path"]))
-            self._runs[id(catalog)] = run
-            # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
-            weakref.finalize(catalog, self._abandon, id(catalog)).atexit = False
-            if config.log_params:
-                run.log_params(parameters(pipeline, catalog))
-            _bind(datasets, config.separator, run.run, is_new=run.opened)
-        else:  # every metrics dataset has a run of its own
-            spool = spool_of(config, Path(run_params["project_path"]), given=True)
-            _bind(datasets, config.separator, MlflowRun(config.tracking_uri, "", spool))
+            return
+        own = {dataset.own_run for dataset in datasets.values() if dataset.own_run}
+        has_run = config.track == "always" or not all(d.own_run for d in datasets.values())
+        path = Path(run_params["project_path"])
+        run = settle(Wish(config, path, run_params, has_run=has_run, own=own))
+        self._runs[id(catalog)] = run
+        # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
+        weakref.finalize(catalog, self._abandon, id(catalog)).atexit = False
+        if config.log_params:
+            run.log_params(parameters(pipeline, catalog))
+        _bind(datasets, config.separator, run)
 
 
 def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
@@ -140,13 +140,16 @@ def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlf
 
 
 def _bind(
-    datasets: Mapping[str, MlflowMetricsDataset],
-    separator: str,
-    run: MlflowRun | None,
-    *,
-    is_new: bool = False,
+    datasets: Mapping[str, MlflowMetricsDataset], separator: str, tracked: TrackedRun | None
 ) -> None:
-    bindings = {name: Binding(name, _prefix(name), separator, run, is_new) for name in datasets}
+    bindings = {}
+    for name, dataset in datasets.items():
+        run = tracked.run if tracked else None
+        if tracked and dataset.own_run:
+            run = replace(tracked.home, run_id=dataset.own_run)
+            tracked.own.add(run)
+        is_new = tracked is not None and tracked.opened
+        bindings[name] = Binding(name, _prefix(name), separator, run, is_new)
     starts = {name: datasets[name].key_start(binding) for name, binding in bindings.items()}
     for name, dataset in datasets.items():
         rivals = tuple(

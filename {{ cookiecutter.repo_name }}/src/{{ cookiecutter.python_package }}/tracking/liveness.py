@@ -35,11 +35,11 @@ def is_gone(tags: Mapping[str, str]) -> bool:
         return False  # on Windows os.kill() kills
     try:
         os.kill(int(pid), 0)
+        return bool(began) and _began(int(pid)) != began
     except ProcessLookupError:
         return True
     except OSError:  # it is another user's
         return False
-    return bool(began) and _began(int(pid)) != began
 
 
 @lru_cache
@@ -57,7 +57,7 @@ def _machine() -> str:
 
 def _began(pid: int) -> str | None:
     """When a process began, where the system tells, for ids are used again; None if it is dead."""
-    with suppress(OSError):
+    with suppress(FileNotFoundError, ProcessLookupError):
         # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; a name may have spaces.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else fields[18]
@@ -68,7 +68,8 @@ def close_dead(client: MlflowClient, experiment_id: str) -> None:
     """Close the experiment's runs that are RUNNING and whose process is gone, as KILLED."""
     search = f"attributes.status = 'RUNNING' and tags.`{MACHINE}` = '{_machine()}'"
     for run in client.search_runs([experiment_id], search):
-        if is_gone(run.data.tags):
+        # Asked again: it may have ended well since.
+        if is_gone(run.data.tags) and client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_tag(run.info.run_id, ERROR, "The process was killed.")
             client.set_terminated(run.info.run_id, "KILLED")
             logger.warning("The MLflow run %s, whose process is gone, is KILLED.", run.info.run_id)

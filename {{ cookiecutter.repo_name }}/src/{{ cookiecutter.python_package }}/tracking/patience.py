@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sqlite3
+import sys
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -57,10 +58,23 @@ def is_passing(error: BaseException) -> bool:
     """
     if isinstance(error, OSError | json.JSONDecodeError):  # requests' errors are OSErrors
         return True
-    cause = getattr(error.__cause__, "orig", None)  # SQLAlchemy's error has the driver's
-    if isinstance(cause, sqlite3.Error):  # and not a full disk, a file without permission
-        return "locked" in str(cause) or "busy" in str(cause)
-    return _status(error) in _PASSING
+    database = _database_passes(error)
+    if database is None and error.__cause__ is not None:  # MLflow's error of the database's
+        database = _database_passes(error.__cause__)
+    return _status(error) in _PASSING if database is None else database
+
+
+def _database_passes(error: BaseException) -> bool | None:
+    """The same of an error of a database; None if it is none."""
+    driver = getattr(error, "orig", error)  # SQLAlchemy's error has the driver's
+    if isinstance(driver, sqlite3.Error):  # and not a full disk, a file without permission
+        return "locked" in str(driver) or "busy" in str(driver)
+    sql = sys.modules.get("sqlalchemy.exc")
+    if sql is None or not isinstance(error, sql.DBAPIError | sql.TimeoutError):
+        return None
+    # MLflow calls those BAD_REQUEST that are not OperationalErrors; a lost connection may be any.
+    refused = (sql.IntegrityError, sql.DataError, sql.ProgrammingError, sql.NotSupportedError)
+    return not isinstance(error, refused)
 
 
 def is_outage(error: BaseException) -> bool:

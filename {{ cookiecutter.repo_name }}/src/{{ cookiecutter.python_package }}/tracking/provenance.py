@@ -17,7 +17,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from .points import MAX_KEY_LENGTH, clean
-from .redaction import redact_command, without_secrets
+from .redaction import redact, redact_command, without_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         for key, item in value.items():
             yield from _flat(str(key) if name == "parameters" else f"{name}.{key}", item)
     else:
-        yield name, safe(str(without_secrets(name, value)))
+        yield redact(name), safe(redact(str(without_secrets(name, value))))
 
 
 def _fit(name: str, value: str) -> tuple[str, str]:

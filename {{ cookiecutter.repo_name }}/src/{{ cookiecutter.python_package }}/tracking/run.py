@@ -7,9 +7,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,9 +23,17 @@ from .liveness import ERROR, close_dead, process_tags
 from .patience import AT_START, patiently
 from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
 from .redaction import public, redact
-from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool
+from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool, leave_alone
 from .sqlite import prepare, sqlite_path
-from .store import MlflowRun, active_run, active_runs, gather, set_environment, use_store
+from .store import (
+    MlflowRun,
+    active_run,
+    active_runs,
+    forget,
+    gather,
+    set_environment,
+    use_store,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,22 +45,26 @@ PARAMS_PER_REQUEST = 100  # MLflow's limit; MlflowClient.log_batch does not spli
 
 
 class TrackedRun:
-    """The MLflow run of one Kedro run, from the first hook to the last.
+    """What a Kedro run has in MLflow, from the first hook to the last: one run, as a rule.
 
     Attributes:
-        run: Where points go.
-        opened: Whether this Kedro run opened it, and so closes it.
+        run: Where points go; None if all metrics datasets have MLflow runs of their own.
+        home: The store of the datasets that have runs of their own, with an empty run id.
+        opened: Whether this Kedro run opened its MLflow run, and so closes it.
+        own: The runs that datasets have of their own.
     """
 
-    def __init__(self, entity: Run, place: MlflowRun, *, opened: bool) -> None:
+    def __init__(self, entity: Run | None, home: MlflowRun, place: MlflowRun | None) -> None:
         from mlflow import ActiveRun
 
         self.run = place
-        self.opened = opened
-        self._active = ActiveRun(entity)
+        self.home = home
+        self.opened = False
+        self.own: set[MlflowRun] = set()
+        self._active = ActiveRun(entity) if entity else None
         self._process = os.getpid()
         self._closing = threading.Lock()
-        self._writer = gather(self.run)
+        self._writer = gather(place) if place else None
         self._stack = active_runs()
         _open_runs.append(self)
         self.activate()
@@ -64,7 +76,11 @@ class TrackedRun:
         ``mlflow.end_run()``, which closes the run, would undo it.
         """
         stack = active_runs()
-        if self._active not in stack and all(_is_ours(run.info.run_id) for run in stack):
+        if (
+            self._active
+            and self._active not in stack
+            and all(_is_ours(run.info.run_id) for run in stack)
+        ):
             stack.append(self._active)  # on top of an interrupted run's, but not of the caller's
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
@@ -72,6 +88,8 @@ class TrackedRun:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
+        if self.run is None or self._active is None:
+            return
         known = {} if self.opened else self._active.data.params
         for key in parameters.keys() & known.keys():
             if parameters[key] != known[key]:
@@ -102,45 +120,59 @@ class TrackedRun:
 
     def _close(self, status: str, error: BaseException | None) -> None:
         try:
-            self._writer.close()
+            if self._writer:
+                self._writer.close()
         except Exception as failure:
             if status == "FINISHED":
                 self._end("FAILED", failure)
                 raise
-            logger.error("Points were not written to MLflow: %s", redact(str(failure)))
+            logger.error("Points were not written to MLflow: %s", reason(failure))
         self._end(status, error)
 
     def _end(self, status: str, error: BaseException | None) -> None:
         told = None
         if error is not None:
             told = safe(redact(f"{type(error).__name__}: {error}"))[:MAX_TAG_LENGTH]
-        now = time.time_ns() // 1_000_000
+        write = partial(_write_end, end=time.time_ns() // 1_000_000, error=told)
         try:
-            link = self.run.link
-            link.write(
-                partial(_write_end, status=status if self.opened else None, end=now, error=told)
-            )
-            if link.ask_spool(partial(_write_end, status=status, end=now, error=told)):
-                logger.warning("A part of the MLflow run waits for `kedro metrics sync`: %s.", FILE)
-            if self.opened:
-                logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, self._where())
-        finally:
-            self._stack[:] = [run for run in self._stack if run is not self._active]
-            _open_runs.remove(self)
-            _process.leave()
+            if self.run:
+                self.run.link.write(partial(write, status=status if self.opened else None))
+            for run in self._all():
+                if run.link.ask_spool(partial(write, status=status)):
+                    logger.warning(
+                        "A part of the MLflow run %s waits in %s, for `kedro metrics sync`.",
+                        run.run_id,
+                        FILE,
+                    )
+            if self.run and self._active and self.opened:
+                charts = _charts(self.run, self._active.info.experiment_id)
+                logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, charts)
+        except Exception:
+            self._leave()
+            raise
+        else:  # Ctrl-C meanwhile: the run is still open, and is closed at the end of the process
+            self._leave()
 
-    def _where(self) -> str:
-        """Where its charts are."""
-        info = self._active.info
-        page = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
-        if self.run.tracking_uri.startswith("http"):
-            return f" Its charts: {redact(self.run.tracking_uri).rstrip('/')}/{page}"
-        if path := sqlite_path(self.run.tracking_uri):
-            ui = "mlflow ui"
-            if path.name != "mlflow.db":
-                ui += f" --backend-store-uri sqlite:///{path.name}"
-            return f" Its charts, with `{ui}`: http://127.0.0.1:5000/{page}"
-        return ""
+    def _all(self) -> list[MlflowRun]:
+        return [*([self.run] if self.run else []), *self.own]
+
+    def _leave(self) -> None:
+        self._stack[:] = [run for run in self._stack if run is not self._active]
+        _open_runs.remove(self)
+        for run in self._all():
+            forget(run)
+        _process.leave()
+
+
+def _charts(run: MlflowRun, experiment: str) -> str:
+    """Where a run's charts are, in a sentence; nothing where that is not known."""
+    page = f"#/experiments/{experiment}/runs/{run.run_id}/model-metrics"
+    if run.tracking_uri.startswith("http"):
+        return f" Its charts: {redact(run.tracking_uri).rstrip('/')}/{page}"
+    if path := sqlite_path(run.tracking_uri):
+        store = "" if path.name == "mlflow.db" else f" --backend-store-uri sqlite:///{path.name}"
+        return f" Its charts, with `mlflow ui{store}`: http://127.0.0.1:5000/{page}"
+    return ""
 
 
 def _log_params(client: MlflowClient, run_id: str, params: list[Param]) -> None:
@@ -223,15 +255,37 @@ _open_runs: list[TrackedRun] = []
 def close_all() -> None:
     """Close every open run of this process as KILLED."""
     for run in list(_open_runs):
-        run.close("KILLED")
+        try:
+            run.close("KILLED")
+        except Exception as error:  # the next one is to be closed, too
+            logger.error("The end of an MLflow run could not be written: %s", reason(error))
 
 
 def _is_ours(run_id: str) -> bool:
     """Whether the run was opened for a Kedro run, which may have been interrupted."""
-    return any(run.run.run_id == run_id for run in _open_runs if run.opened)
+    return any(run.run.run_id == run_id for run in _open_runs if run.run and run.opened)
 
 
-def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path) -> TrackedRun:
+@dataclass(frozen=True)
+class Wish:
+    """What a Kedro run needs of MLflow.
+
+    Attributes:
+        config: The project's.
+        project_path: The project's folder.
+        run_params: Kedro's, as its hooks get them.
+        has_run: Whether it needs a run, beside those in ``own``.
+        own: The ids of the runs that the catalog names.
+    """
+
+    config: MlflowConfig
+    project_path: Path
+    run_params: Mapping[str, Any]
+    has_run: bool = True
+    own: Collection[str] = ()
+
+
+def settle(wish: Wish) -> TrackedRun:
     """The MLflow run of a Kedro run.
 
     In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
@@ -240,15 +294,32 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
     Raises:
         TrackingError: The store can't be opened, or has no such run.
     """
-    given = (run_params.get("runtime_params") or {}).get("mlflow_run_id")
+    config = wish.config
+    given = (wish.run_params.get("runtime_params") or {}).get("mlflow_run_id")
     origin = "the runtime parameter mlflow_run_id"
     if not given:
         given, origin = os.environ.get("MLFLOW_RUN_ID"), "the environment's MLFLOW_RUN_ID"
     if not given and (active := active_run()) and not _is_ours(active.run_id):
         given, origin = active.run_id, "the active run"
         config = replace(config, tracking_uri=active.tracking_uri)
+    given = str(given or "")
+    spool_uri = f"sqlite:///{(wish.project_path / FILE).as_posix()}"
+    process = tuple(process_tags().items())
+    spool = Spool(spool_uri, config.tracking_uri, config.experiment, process, given=True)
+    home = MlflowRun(config.tracking_uri, "", spool)
     try:
-        return _settle(config, run_params, project_path, str(given or ""), origin)
+        with _at(config):
+            for run_id in wish.own:
+                _existing(run_id, "the catalog", home.tracking_uri)
+            if not wish.has_run:
+                return TrackedRun(None, home, None)
+            if given:
+                entity = _existing(given, origin, home.tracking_uri)
+                return TrackedRun(entity, home, replace(home, run_id=given))
+            entity = _new(wish, config, {})
+            run_id = entity.info.run_id
+            spool = replace(spool, given=False)
+            return _opened(TrackedRun(entity, home, replace(home, run_id=run_id, spool=spool)))
     except StoreAwayError as error:
         if config.on_outage != "spool":
             raise
@@ -256,49 +327,37 @@ def settle(config: MlflowConfig, run_params: Mapping[str, Any], project_path: Pa
             "The MLflow store %s can't be reached (%s). The run is written to %s, for"
             " `kedro metrics sync`.",
             redact(config.tracking_uri),
-            reason(error.__cause__ or error),
+            error.reason,
             FILE,
         )
-    tags = {HOME: public(config.tracking_uri)}
-    if given:
-        tags |= {HOME_RUN: str(given), GIVEN: "yes"}
-    config = replace(config, tracking_uri=f"sqlite:///{(project_path / FILE).as_posix()}")
-    return _settle(config, run_params, project_path, "", origin, **tags)
+        leave_alone(config.tracking_uri, error)
+    config = replace(config, tracking_uri=spool_uri)
+    with _at(config):
+        if not wish.has_run:
+            return TrackedRun(None, home, None)
+        tags = {HOME: public(home.tracking_uri)}
+        if given:
+            tags |= {HOME_RUN: given, GIVEN: "yes"}
+        entity = _new(wish, config, tags)
+        return _opened(TrackedRun(entity, home, MlflowRun(spool_uri, entity.info.run_id)))
 
 
-def _settle(
-    config: MlflowConfig,
-    run_params: Mapping[str, Any],
-    project_path: Path,
-    given: str,
-    origin: str,
-    **tags: str,
-) -> TrackedRun:
+def _opened(run: TrackedRun) -> TrackedRun:
+    run.opened = True
+    return run
+
+
+@contextmanager
+def _at(config: MlflowConfig) -> Iterator[None]:
+    """With the store ready and the process set for it; it stays so, unless something fails."""
     uri = config.tracking_uri
     with explained(uri), importing(), ExitStack() as undo:
         prepare(uri)
         patiently(partial(reach, uri), AT_START)
         _process.enter(config)  # the first request needs the credentials already
         undo.callback(_process.leave)
-        if given:
-            entity = _existing(given, origin, uri)
-        else:
-            about = kedro_tags(run_params) | source_tags(project_path) | process_tags() | tags
-            entity = _new(config, config.run_name or pipeline_name(run_params), about)
-        place = MlflowRun(
-            uri, entity.info.run_id, spool_of(config, project_path, given=bool(given))
-        )
-        run = TrackedRun(entity, place, opened=not given)
+        yield
         undo.pop_all()  # it is undone when the run is closed
-        return run
-
-
-def spool_of(config: MlflowConfig, project_path: Path, *, given: bool) -> Spool | None:
-    """Where points wait while the store is away; those of the spool itself have no other place."""
-    uri = f"sqlite:///{(project_path / FILE).as_posix()}"
-    if uri == config.tracking_uri:
-        return None
-    return Spool(uri, config.tracking_uri, config.experiment, tuple(process_tags().items()), given)
 
 
 def _existing(run_id: str, origin: str, uri: str) -> Run:
@@ -322,11 +381,13 @@ def _existing(run_id: str, origin: str, uri: str) -> Run:
     return entity
 
 
-def _new(config: MlflowConfig, run_name: str, tags: Mapping[str, str]) -> Run:
+def _new(wish: Wish, config: MlflowConfig, tags: Mapping[str, str]) -> Run:
     client = connect(config.tracking_uri)
     experiment = patiently(lambda: experiment_id(client, config.experiment), AT_START)
     try:
         patiently(lambda: close_dead(client, experiment), AT_START)
     except Exception as error:  # whatever it is, the run that begins is not to blame
-        logger.warning("Dead MLflow runs were not looked for: %s", redact(str(error)))
-    return make_run(client, experiment, tags, run_name=run_name)
+        logger.warning("Dead MLflow runs were not looked for: %s", reason(error))
+    about = kedro_tags(wish.run_params) | source_tags(wish.project_path) | process_tags()
+    name = config.run_name or pipeline_name(wish.run_params)
+    return make_run(client, experiment, {**about, **tags}, run_name=name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .client import connect, experiment_id, make_run
-from .errors import TrackingError, reason
+from .errors import StoreAwayError, TrackingError, reason
 from .liveness import PROCESS
 from .patience import LATER, is_outage, patiently
 from .redaction import public, redact
@@ -50,13 +51,16 @@ class Spool:
     process: tuple[tuple[str, str], ...]
     given: bool = False
 
-    def find(self, run_id: str) -> str | None:
-        """The id of the spooled part of a run, if it has one."""
+    def find(self, run_id: str, *, to_write: bool = False) -> str | None:
+        """The id of the spooled part of a run, if it has one; to write, if it has not ended."""
         path = sqlite_path(self.uri)
         if path is None or not path.exists():
             return None
+        prepare(self.uri)
         owner = dict(self.process)[PROCESS]
         search = f"tags.`{HOME_RUN}` = '{run_id}' and tags.`{PROCESS}` = '{owner}'"
+        if to_write:
+            search += " and attributes.status = 'RUNNING'"
         for run in spooled_runs(connect(self.uri), search):
             return str(run.info.run_id)
         return None
@@ -67,7 +71,7 @@ class Spool:
         assert path is not None
         prepare(self.uri)
         with locked(path):
-            return self.find(run_id) or self._make(run_id)
+            return self.find(run_id, to_write=True) or self._make(run_id)
 
     def _make(self, run_id: str) -> str:
         client = connect(self.uri)
@@ -92,84 +96,135 @@ def spooled_runs(client: MlflowClient, search: str = "") -> list[Run]:
             return runs
 
 
-class _AwayError(TrackingError):
-    """A store with a spool is away."""
-
-
 Request = Callable[["MlflowClient", str], Any]
+
+
+class _Store:
+    """Whether a store is away, for all that this process has in it.
+
+    Attributes:
+        away: Why, if it did not answer when it was last asked.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.away: Exception | None = None
+        self._rest = FIRST_REST
+        self._rests_until = 0.0
+        self._lock = threading.Lock()
+
+    def rests(self) -> bool:
+        """Whether it is to be left alone for now."""
+        return self.away is not None and time.monotonic() < self._rests_until
+
+    def lost(self, error: Exception) -> bool:
+        """It did not answer; returns whether that is news."""
+        with self._lock:
+            is_news = self.away is None
+            self.away = error
+            self._rests_until = time.monotonic() + self._rest
+            self._rest = min(2 * self._rest, LONGEST_REST)
+            return is_news
+
+    def found(self) -> bool:
+        """It did answer; returns whether that is news."""
+        with self._lock:
+            is_news = self.away is not None
+            self.away, self._rest = None, FIRST_REST
+            return is_news
+
+
+_stores: dict[str, _Store] = {}
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_stores.clear)
+
+
+def leave_alone(uri: str, error: Exception) -> None:
+    """A store did not answer at the start of a run: nobody waits for it again."""
+    _stores.setdefault(uri, _Store(uri)).lost(error)
 
 
 class Link:
     """From this process to one MLflow run: to its store or, while that is away, to the spool."""
 
     def __init__(self, tracking_uri: str, run_id: str, spool: Spool | None) -> None:
-        self._uri = tracking_uri
+        self._store = _stores.setdefault(tracking_uri, _Store(tracking_uri))
         self._run_id = run_id
         self._spool = spool
         self._part: str | None = None  # the spooled part's id, once it is known
-        self._is_away = False
-        self._rest = FIRST_REST
-        self._rests_until = 0.0
-        self._lock = threading.Lock()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the store did not answer when it was last asked."""
+        return self._store.away is not None
 
     def write(self, request: Request) -> None:
         """Make a request that can be repeated, with a client and the id of the run there.
 
         Raises:
+            StoreAwayError: The store is away, and there is no spool.
             TrackingError: The store is away, and the spool can't be written.
-            Exception: The store does not take it, or is away and there is no spool.
+            Exception: The store does not take it.
         """
         try:
             self.ask(request)
-        except _AwayError:
+        except StoreAwayError:
+            if self._spool is None:
+                raise
             self._to_spool(request)
 
     def ask_if_there(self, request: Request) -> Any:
-        """The store's answer; None while it is away."""
+        """The store's answer; None while it is away, and there is a spool."""
         try:
             return self.ask(request)
-        except _AwayError:
+        except StoreAwayError:
+            if self._spool is None:
+                raise
             return None
 
     def ask(self, request: Request) -> Any:
-        """The store's answer."""
-        if self._is_away and time.monotonic() < self._rests_until:
-            raise _AwayError(f"The MLflow store {redact(self._uri)} is away.")
-        seconds = AGAIN if self._is_away else LATER
+        """The store's answer.
+
+        Raises:
+            StoreAwayError: There is none; if there is a spool, the store is left alone for a while.
+            Exception: What MLflow raised.
+        """
+        store = self._store
+        if store.away and store.rests():
+            raise StoreAwayError(store.uri, store.away)
+        seconds = AGAIN if store.away else LATER
         try:
-            answer = patiently(partial(request, connect(self._uri), self._run_id), seconds)
+            answer = patiently(partial(request, connect(store.uri), self._run_id), seconds)
         except Exception as error:
-            if self._spool is None or not is_outage(error):
+            if not is_outage(error):
                 raise
-            self._lose(error)
-            raise _AwayError(
-                f"The MLflow store {redact(self._uri)} is away: {reason(error)}"
-            ) from error
-        with self._lock:
-            if self._is_away:
-                logger.info("The MLflow store %s is back.", redact(self._uri))
-            self._is_away, self._rest = False, FIRST_REST
-        return answer
-
-    def ask_spool(self, request: Request) -> Any:
-        """The spool's answer; None if it has nothing of the run."""
-        if self._spool is None or not (part := self._part or self._spool.find(self._run_id)):
-            return None
-        return request(connect(self._spool.uri), part)
-
-    def _lose(self, error: Exception) -> None:
-        with self._lock:
-            if not self._is_away:
+            away = StoreAwayError(store.uri, error)
+            if self._spool is not None and store.lost(away):
                 logger.warning(
                     "The MLflow store %s is away (%s). The run goes on; what it can't write there"
                     " waits in %s, for `kedro metrics sync`.",
-                    redact(self._uri),
-                    reason(error),
+                    redact(store.uri),
+                    away.reason,
                     FILE,
                 )
-            self._is_away = True
-            self._rests_until = time.monotonic() + self._rest
-            self._rest = min(2 * self._rest, LONGEST_REST)
+            raise away from None  # the error's text has the password
+        if store.found():
+            logger.info("The MLflow store %s is back.", redact(store.uri))
+        return answer
+
+    def ask_spool(self, request: Request) -> Any:
+        """The spool's answer; None if it has nothing of the run.
+
+        No run whose store is there fails because of a spool that can't be read: that is told.
+        """
+        if self._spool is None:
+            return None
+        try:
+            part = self._part or self._spool.find(self._run_id)
+            return request(connect(self._spool.uri), part) if part else None
+        except Exception as error:
+            logger.warning("%s can't be read: %s", FILE, reason(error))
+            return None
 
     def _to_spool(self, request: Request) -> None:
         assert self._spool is not None
@@ -179,6 +234,6 @@ class Link:
             patiently(partial(request, connect(self._spool.uri), self._part))
         except Exception as error:
             raise TrackingError(
-                f"The MLflow store {redact(self._uri)} is away, and {FILE} can't be written:"
+                f"The MLflow store {redact(self._store.uri)} is away, and {FILE} can't be written:"
                 f" {reason(error)}; what was saved before is there."
-            ) from error
+            ) from None

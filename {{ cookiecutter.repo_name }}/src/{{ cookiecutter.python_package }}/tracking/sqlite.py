@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import TrackingError
+from .errors import TrackingError, reason
+from .patience import AT_START, is_passing, patiently
 from .redaction import redact
 
 if TYPE_CHECKING:
     import sqlite3
 
-# For how many seconds another process may take to make the store.
-PATIENCE = 120.0
+# For how many seconds another process may take to make the store, and may hold it locked.
+PATIENCE, LOCKED = 120.0, 2.0
 # MLflow makes its tables version by version: one that stays for so long is a version.
 STILL = 3.0
 
@@ -36,6 +37,7 @@ def prepare(uri: str) -> None:
 
     Raises:
         TrackingError: The store can't be opened or written, or is another MLflow version's.
+        sqlite3.OperationalError: Another process holds it locked.
     """
     path = sqlite_path(uri)
     if path is None:
@@ -47,10 +49,11 @@ def prepare(uri: str) -> None:
         problem = f"there is no permission to write {path}"
     else:
         try:
-            problem = _make_or_compare(path)
+            problem = patiently(lambda: _make_or_compare(path), AT_START)
         except Exception as error:
-            if "locked" not in str(error):  # that passes
-                problem = redact(str(error).partition("\n")[0])  # "file is not a database"
+            if is_passing(error):
+                raise
+            problem = reason(error)  # "file is not a database"
     if problem:
         raise TrackingError(
             f"The MLflow store {redact(uri)} can't be opened: {problem};"
@@ -100,10 +103,14 @@ def _version(path: Path) -> str | None:
     """The version of MLflow's tables, as its migrations call it; None where there is none."""
     import sqlite3
 
-    with closing(_open(path)) as database, suppress(sqlite3.OperationalError):
-        row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+    with closing(_open(path)) as database:
+        try:
+            row = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" not in str(error):
+                raise
+            row = None
         return row[0] if row else None
-    return None
 
 
 def _versions() -> list[str]:
@@ -115,10 +122,10 @@ def _versions() -> list[str]:
     return [script.revision for script in scripts.walk_revisions()]
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, seconds: float = LOCKED) -> sqlite3.Connection:
     import sqlite3
 
-    return sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)
+    return sqlite3.connect(path, timeout=seconds, isolation_level=None)
 
 
 def _make(path: Path) -> None:
@@ -140,7 +147,7 @@ def _make(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """One process at a time, on any system: the lock is SQLite's own, and ends with its process."""
     lock = path.with_name(f".{path.name}-lock")
-    with closing(_open(lock)) as database:
+    with closing(_open(lock, PATIENCE)) as database:
         database.execute("BEGIN EXCLUSIVE")
         yield
         database.execute("ROLLBACK")

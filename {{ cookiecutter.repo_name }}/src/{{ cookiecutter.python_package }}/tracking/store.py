@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +66,9 @@ class MlflowRun:
     @property
     def link(self) -> Link:
         """The way to the run's store; one a process."""
-        return _link(self, os.getpid())
+        return _links.get(self) or _links.setdefault(
+            self, Link(self.tracking_uri, self.run_id, self.spool)
+        )
 
     def _flush(self) -> None:
         if writer := _writers.get(self):
@@ -109,11 +110,6 @@ class MlflowRun:
         return True
 
 
-@lru_cache(maxsize=1000)
-def _link(run: MlflowRun, process: int) -> Link:
-    return Link(run.tracking_uri, run.run_id, run.spool)
-
-
 def _last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {metric.key: metric.step for metric in client.get_run(run_id).data._metric_objs}
 
@@ -125,7 +121,10 @@ History = dict[str, list[tuple[int, int, float]]]
 def _histories(client: MlflowClient, run_id: str, start: str) -> History:
     store = client._tracking_client.store
     if hasattr(store, "ManagedSessionMaker"):
-        return _query(store, run_id, start)
+        found = _query(store, run_id, start)
+        if not found:
+            client.get_run(run_id)  # raises if there is none
+        return found
     keys = [key for key in _last_steps(client, run_id) if key.startswith(start)]
 
     def read(key: str) -> list[tuple[int, int, float]]:
@@ -156,8 +155,10 @@ def _query(store: Any, run_id: str, start: str) -> History:
 
 # By run that this process tracks: small saves are gathered. A forked process has none of it.
 _writers: dict[MlflowRun, Writer] = {}
+_links: dict[MlflowRun, Link] = {}
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_writers.clear)
+    os.register_at_fork(after_in_child=_links.clear)
 
 
 def _entities(
@@ -181,8 +182,18 @@ def _entities(
 
 def gather(run: MlflowRun) -> Writer:
     """Gather the small saves to a run in this process, until the writer is closed."""
-    _writers[run] = writer = Writer(run.send, METRICS_PER_REQUEST, lambda: _writers.pop(run, None))
+
+    def no_more() -> None:
+        if _writers.get(run) is writer:  # and not that of another Kedro run with the same run
+            del _writers[run]
+
+    _writers[run] = writer = Writer(run.send, METRICS_PER_REQUEST, no_more)
     return writer
+
+
+def forget(run: MlflowRun) -> None:
+    """The Kedro run is over; what is kept for its MLflow run may go."""
+    _links.pop(run, None)
 
 
 def active_run() -> MlflowRun | None:

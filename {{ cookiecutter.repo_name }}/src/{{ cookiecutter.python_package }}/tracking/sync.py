@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlparse
 
 from .client import ORIGIN, connect, experiment_id, make_run
 from .errors import TrackingError, explained, reason
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from .config import MlflowConfig
 
 PER_REQUEST = 1000
+PARENT = "mlflow.parentRunId"
 PARAMS_PER_REQUEST = 100
 # Tags that a run at home has already, or that mean nothing there.
 _OWN = {HOME, HOME_RUN, GIVEN, ORIGIN, MACHINE, PROCESS}
@@ -85,8 +85,8 @@ def sync(
 
 
 def _obstacle(run: Run, uri: str, *, running: bool) -> str | None:
-    belongs = run.data.tags.get(HOME, "another project")
-    if belongs != public(uri):
+    belongs = run.data.tags.get(HOME)  # none: a node has made it, within a run that has one
+    if belongs and belongs != public(uri):
         return redact(f"it belongs to {belongs}, not to {public(uri)}")
     if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
         return "it is still running, or was on another machine (then: --running)"
@@ -94,7 +94,8 @@ def _obstacle(run: Run, uri: str, *, running: bool) -> str | None:
 
 
 def _bring(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
-    if run.info.status == "RUNNING":  # its process is gone
+    run = spool.get_run(run.info.run_id)  # it may have ended well meanwhile
+    if run.info.status == "RUNNING":
         spool.set_terminated(run.info.run_id, "KILLED")
         run = spool.get_run(run.info.run_id)
     home_id = _at_home(run, spool, home)
@@ -113,10 +114,14 @@ def _at_home(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
     if home_id := run.data.tags.get(HOME_RUN):
         return home_id
     experiment = spool.get_experiment(run.info.experiment_id).name
+    tags = {key: value for key, value in run.data.tags.items() if key not in _OWN}
+    tags[ORIGIN] = run.data.tags.get(ORIGIN, run.info.run_id)
+    if parent := tags.get(PARENT):  # a nested run of a node's
+        tags[PARENT] = _at_home(spool.get_run(parent), spool, home)
     made = make_run(
         home,
         patiently(lambda: experiment_id(home, experiment), AT_START),
-        {key: value for key, value in run.data.tags.items() if key not in _OWN or key == ORIGIN},
+        tags,
         run_name=run.info.run_name,
         start_time=run.info.start_time,
     )
@@ -143,6 +148,7 @@ def _point(metric: Metric) -> tuple[int, int, float | None]:
 def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
     """Parameters, tags, artifacts and, if the run is not another's, the end."""
     from mlflow.entities import Param, RunStatus, RunTag
+    from mlflow.utils.file_utils import local_file_uri_to_path
 
     there = patiently(lambda: home.get_run(home_id))
     params = [Param(k, v) for k, v in run.data.params.items() if k not in there.data.params]
@@ -154,10 +160,11 @@ def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
     for start in range(0, max(len(params), len(tags)), PARAMS_PER_REQUEST):
         part = slice(start, start + PARAMS_PER_REQUEST)
         patiently(partial(home.log_batch, home_id, params=params[part], tags=tags[part]))
-    folder = Path(unquote(urlparse(run.info.artifact_uri).path))
+    folder = Path(local_file_uri_to_path(run.info.artifact_uri))
     if folder.is_dir() and any(folder.iterdir()):
         patiently(lambda: home.log_artifacts(home_id, str(folder)))
-    if GIVEN not in run.data.tags and there.info.status != run.info.status:
+    ended = there.info.status, there.info.end_time
+    if GIVEN not in run.data.tags and ended != (run.info.status, run.info.end_time):
         store, status = home._tracking_client.store, RunStatus.from_string(run.info.status)
         patiently(lambda: store.update_run_info(home_id, status, run.info.end_time, None))
         if ERROR in there.data.tags and ERROR not in run.data.tags:
