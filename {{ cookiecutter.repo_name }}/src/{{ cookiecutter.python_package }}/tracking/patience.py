@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -67,7 +66,10 @@ def is_passing(error: BaseException) -> bool:
 def _database_passes(error: BaseException) -> bool | None:
     """The same of an error of a database; None if it is none."""
     driver = getattr(error, "orig", error)  # SQLAlchemy's error has the driver's
-    if isinstance(driver, sqlite3.Error):  # and not a full disk, a file without permission
+    sqlite = sys.modules.get("sqlite3")
+    if sqlite and isinstance(
+        driver, sqlite.Error
+    ):  # and not a full disk, a file without permission
         return "locked" in str(driver) or "busy" in str(driver)
     sql = sys.modules.get("sqlalchemy.exc")
     if sql is None or not isinstance(error, sql.DBAPIError | sql.TimeoutError):

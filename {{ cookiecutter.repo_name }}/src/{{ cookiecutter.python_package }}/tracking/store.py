@@ -7,18 +7,18 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any
 
 from .points import Points
-from .spool import Link, Spool
 from .writer import Writer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+
+    from .spool import Link, Spool
 
 # One request of MLflow's log_batch takes at most so many
 # (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
@@ -66,6 +66,8 @@ class MlflowRun:
     @property
     def link(self) -> Link:
         """The way to the run's store; one a process."""
+        from .spool import Link  # and all that a store takes: kedro's other commands do without
+
         return _links.get(self) or _links.setdefault(
             self, Link(self.tracking_uri, self.run_id, self.spool)
         )
@@ -119,6 +121,8 @@ History = dict[str, list[tuple[int, int, float]]]
 
 
 def _histories(client: MlflowClient, run_id: str, start: str) -> History:
+    from concurrent.futures import ThreadPoolExecutor
+
     store = client._tracking_client.store
     if hasattr(store, "ManagedSessionMaker"):
         found = _query(store, run_id, start)
