@@ -1,10 +1,11 @@
 """A node that opens an MLflow run of its own within the one of the Kedro run."""
 
-import mlflow
 from kedro.pipeline import Node, Pipeline
 
 
 def search() -> dict[str, float]:
+    import mlflow
+
     with mlflow.start_run(run_name="child", nested=True):
         mlflow.log_metric("inner", 1.0)
     return {"best": 1.0}
