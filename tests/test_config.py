@@ -220,7 +220,7 @@ def test_an_unwritable_project_with_the_default_store(lab: Lab) -> None:
         message = refused(lab)
 
     assert f"sqlite:///{lab.path}/mlflow.db can't be opened: there is no permission" in message
-    assert "set another 'tracking_uri' in conf/base/mlflow.yml" in message
+    assert "set another 'tracking_uri' in mlflow.yml" in message
 
 
 def test_a_database_of_something_else(lab: Lab) -> None:

@@ -167,7 +167,8 @@ def test_with_spool_the_run_goes_on_and_is_brought_home(
     done, (line,) = lab.sync()
     assert done
     (run,) = lab.runs()
-    assert line.startswith(f"Brought own_calls ({spooled.info.run_id}): 4 points")
+    (home,) = lab.runs()
+    assert line == f"Brought own_calls: 4 points, to run {home.info.run_id} in {gone.url}."
     assert stamps_in(lab.store, run) == before
     for fact in ("run_name", "status", "start_time", "end_time", "user_id"):
         assert getattr(run.info, fact) == getattr(spooled.info, fact), fact
@@ -223,7 +224,7 @@ def test_what_belongs_to_another_store_stays(lab: Lab, gone: Server) -> None:
     done, (line,) = lab.sync()
 
     assert not done
-    assert f"it belongs to {gone.url}, not to sqlite:///{lab.store}." in line
+    assert f"it belongs to {gone.url}, not to sqlite:///{lab.store}; set" in line
     assert lab.runs() == []
     assert len(runs_in(lab.spool)) == 1
 
@@ -255,7 +256,7 @@ def test_what_can_not_be_brought_stays_and_the_rest_is_brought(lab: Lab, server:
 
 @pytest.mark.slow
 def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
-    lab: Lab, server: Server, impatient: None
+    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.configure(tracking_uri=server.url)
     killer = at(1000, lab.store, lambda: server.stop(signal.SIGKILL))
@@ -267,7 +268,11 @@ def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
     assert run.info.status == "RUNNING"
     client.set_tag(run.info.run_id, "kedro.process", "999999 1")  # the process ends
     lab.run("everything", node_names=["a"])
-    assert client.get_run(run.info.run_id).info.status == "KILLED"
+    assert client.get_run(run.info.run_id).info.status == "RUNNING"  # its end is known here
+    assert "mlflow-spool.db has 1 run(s) that wait for `kedro metrics sync`." in caplog.text
+    # A project elsewhere, without the spool, does not know it.
+    client.set_tag(run.info.run_id, "kedro.error", "The process was killed.")
+    client.set_terminated(run.info.run_id, "KILLED")
 
     assert lab.sync()[0]
 
@@ -337,6 +342,20 @@ def test_a_spool_that_can_not_be_read_fails_no_run_whose_store_is_there(
         lab.spool.unlink()
 
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+def test_one_sync_at_a_time(lab: Lab, gone: Server) -> None:
+    from lab.tracking.sqlite import locked
+
+    lab.configure(tracking_uri=gone.url, on_outage="spool")
+    lab.run("everything", node_names=["a"])
+    with (
+        locked(lab.path / "mlflow-spool.db-sync"),
+        pytest.raises(click.ClickException, match="Another `kedro metrics sync` is running"),
+    ):
+        lab.sync()
+    with pytest.raises(click.ClickException, match="what waits stays in mlflow-spool"):
+        lab.sync()
 
 
 # Later

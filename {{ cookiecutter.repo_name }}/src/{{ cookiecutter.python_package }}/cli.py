@@ -9,7 +9,7 @@ from .tracking.commands import metrics
 __all__ = ["cli", "run"]
 
 
-@click.group()
+@click.group(help="")  # Kedro shows it above its own commands
 def cli() -> None:
     """The project's own commands."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+# MLflow's limit; MlflowClient.log_batch does not split parameters
+# (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
+PARAMS_PER_REQUEST = 100
 # A tag that one run has and no other: it tells whether a request without an answer made the run.
 ORIGIN = "kedro.origin"
 
@@ -81,23 +85,31 @@ def reach(uri: str) -> None:
 
 
 @contextmanager
-def importing() -> Iterator[None]:
-    """While MLflow and its store are imported: Python's garbage collector waits.
-
-    They are 360,000 objects that stay, and the collector goes through them again and again: it
-    took 0.2 s of the 1.3 s of these imports (Python 3.11, MLflow 3.17). Freezing and unfreezing
-    calls all that is there old, unseen; each alone would pay later, or keep garbage for ever.
-    """
-    if not gc.isenabled() or gc.get_freeze_count():  # somebody else has plans
+def uncollected() -> Iterator[None]:
+    """Python's garbage collector waits: objects are made by the thousand, and none is garbage."""
+    if not gc.isenabled():  # somebody else has plans
         yield
         return
     gc.disable()
     try:
         yield
-        gc.freeze()
-        gc.unfreeze()
     finally:
         gc.enable()
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """While MLflow and its store are imported, the garbage collector waits.
+
+    They are 360,000 objects that stay, and the collector goes through them again and again: it
+    took 0.2 s of the 1.3 s of these imports (Python 3.11, MLflow 3.17). Freezing and unfreezing
+    calls all that is there old, unseen; each alone would pay later, or keep garbage for ever.
+    """
+    with uncollected():
+        yield
+        if not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
@@ -160,3 +172,19 @@ def make_run(
         return client.create_run(experiment, start_time, dict(tags), run_name)
 
     return patiently(request, AT_START)
+
+
+def end_run(client: MlflowClient, run_id: str, status: str, end_time: int | None = None) -> None:
+    """Write the end of a run; ``set_terminated()`` would print its URL, password and all.
+
+    Args:
+        client: The store's.
+        run_id: The run's id there.
+        status: FINISHED, FAILED or KILLED.
+        end_time: In milliseconds since the epoch; now if None.
+    """
+    from mlflow.entities import RunStatus
+
+    end_time = time.time_ns() // 1_000_000 if end_time is None else end_time
+    store = client._tracking_client.store
+    store.update_run_info(run_id, RunStatus.from_string(status), end_time, None)

@@ -16,12 +16,19 @@ def metrics() -> None:
     """Commands for metrics in MLflow."""
 
 
-@metrics.command()
+@metrics.command(short_help="Bring spooled runs to MLflow.")
 @click.option("--env", "-e", help="The configuration environment; as for `kedro run`.")
-@click.option("--running", is_flag=True, help="Bring runs, too, that are not known to have ended.")
+@click.option(
+    "--running",
+    is_flag=True,
+    help="Also bring runs that may still be running, on another machine, say; as KILLED.",
+)
 @click.pass_obj
 def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
-    """Bring what waits in mlflow-spool.db to the MLflow store that it belongs to."""
+    """Bring what waits in mlflow-spool.db to the MLflow store that it belongs to.
+
+    May be interrupted and repeated. The exit status is 0 when nothing is left.
+    """
     from kedro.framework.session import KedroSession
 
     from .config import current_config

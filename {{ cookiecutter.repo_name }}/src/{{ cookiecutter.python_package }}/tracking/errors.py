@@ -27,7 +27,7 @@ class StoreAwayError(TrackingError):
     """
 
     def __init__(self, uri: str, error: BaseException, ways_out: str = "") -> None:
-        self.reason = getattr(error, "reason", None) or reason(error)
+        self.reason: str = error.reason if isinstance(error, StoreAwayError) else reason(error)
         super().__init__(
             f"The MLflow store {redact(uri)} can't be reached: {self.reason}{ways_out}."
         )
@@ -51,8 +51,12 @@ WAYS_OUT = (
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
+def explained(uri: str, ways_out: str = WAYS_OUT) -> Iterator[None]:
     """Turn what goes wrong with a store into one sentence with its URI.
+
+    Args:
+        uri: The store.
+        ways_out: What to do where it is away.
 
     Raises:
         StoreAwayError: It may be right later.
@@ -65,8 +69,8 @@ def explained(uri: str) -> Iterator[None]:
     except Exception as error:
         # Not chained: MLflow's own errors have the URI with its password.
         if is_passing(error):
-            raise StoreAwayError(uri, error, WAYS_OUT) from None
+            raise StoreAwayError(uri, error, ways_out) from None
         raise TrackingError(
             f"The MLflow store {redact(uri)} can't be used: {reason(error)};"
-            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
+            " mend that, or set another 'tracking_uri' in mlflow.yml."
         ) from None

@@ -186,7 +186,7 @@ def _name_entries(loader: AbstractConfigLoader) -> None:
         for config in (entry, entry.get("dataset")) if isinstance(entry, dict) else ():
             if isinstance(config, dict) and config.get("prefix") is None and _is_ours(config):
                 config["prefix"] = _prefix(str(name))
-    loader["catalog"] = entries  # https://docs.kedro.org: what is set here is not read again
+    loader["catalog"] = entries  # AbstractConfigLoader is a dict: what is set is not read again
 
 
 def _is_ours(entry: Mapping[str, Any]) -> bool:

@@ -6,11 +6,13 @@ import logging
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .client import end_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,12 +66,20 @@ def _began(pid: int) -> str | None:
     return None
 
 
-def close_dead(client: MlflowClient, experiment_id: str) -> None:
-    """Close the experiment's runs that are RUNNING and whose process is gone, as KILLED."""
+def close_dead(client: MlflowClient, experiment_id: str, spared: Collection[str] = ()) -> None:
+    """Close the experiment's runs that are RUNNING and whose process is gone, as KILLED.
+
+    Args:
+        client: The store's.
+        experiment_id: The experiment's id.
+        spared: The ids of runs whose end is known, but not yet there.
+    """
     search = f"attributes.status = 'RUNNING' and tags.`{MACHINE}` = '{_machine()}'"
     for run in client.search_runs([experiment_id], search):
+        if run.info.run_id in spared or not is_gone(run.data.tags):
+            continue
         # Asked again: it may have ended well since.
-        if is_gone(run.data.tags) and client.get_run(run.info.run_id).info.status == "RUNNING":
+        if client.get_run(run.info.run_id).info.status == "RUNNING":
             client.set_tag(run.info.run_id, ERROR, "The process was killed.")
-            client.set_terminated(run.info.run_id, "KILLED")
+            end_run(client, run.info.run_id, "KILLED")
             logger.warning("The MLflow run %s, whose process is gone, is KILLED.", run.info.run_id)

@@ -16,14 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import signals
-from .client import connect, experiment_id, importing, make_run, reach
+from .client import (
+    PARAMS_PER_REQUEST,
+    connect,
+    end_run,
+    experiment_id,
+    importing,
+    make_run,
+    reach,
+)
 from .config import MlflowConfig
 from .errors import StoreAwayError, TrackingError, explained, reason
 from .liveness import ERROR, close_dead, process_tags
 from .patience import AT_START, patiently
 from .provenance import MAX_TAG_LENGTH, kedro_tags, pipeline_name, safe, source_tags
 from .redaction import public, redact
-from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool, leave_alone
+from .spool import FILE, GIVEN, HOME, HOME_RUN, Spool, leave_alone, waiting
 from .sqlite import prepare, sqlite_path
 from .store import (
     MlflowRun,
@@ -41,7 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PARAMS_PER_REQUEST = 100  # MLflow's limit; MlflowClient.log_batch does not split parameters
+_open_runs: list[TrackedRun] = []  # of this process
 
 
 class TrackedRun:
@@ -49,22 +57,24 @@ class TrackedRun:
 
     Attributes:
         run: Where points go; None if all metrics datasets have MLflow runs of their own.
-        home: The store of the datasets that have runs of their own, with an empty run id.
+        home: The store of the datasets that have runs of their own: a run whose id is filled in.
         opened: Whether this Kedro run opened its MLflow run, and so closes it.
         own: The runs that datasets have of their own.
     """
 
-    def __init__(self, entity: Run | None, home: MlflowRun, place: MlflowRun | None) -> None:
+    def __init__(
+        self, entity: Run | None, home: MlflowRun, run: MlflowRun | None, *, opened: bool = False
+    ) -> None:
         from mlflow import ActiveRun
 
-        self.run = place
+        self.run = run
         self.home = home
-        self.opened = False
+        self.opened = opened
         self.own: set[MlflowRun] = set()
         self._active = ActiveRun(entity) if entity else None
-        self._process = os.getpid()
+        self._pid = os.getpid()
         self._closing = threading.Lock()
-        self._writer = gather(place) if place else None
+        self._writer = gather(run) if run else None
         self._stack = active_runs()
         _open_runs.append(self)
         self.activate()
@@ -114,7 +124,7 @@ class TrackedRun:
             error: What ended the run; its text becomes the tag ``kedro.error``.
         """
         with self._closing:  # SIGTERM may come while the run is being closed: one waits
-            if self in _open_runs and self._process == os.getpid():
+            if self in _open_runs and self._pid == os.getpid():
                 self._close(status, error)
         signals.wait_if_dying()
 
@@ -139,19 +149,23 @@ class TrackedRun:
                 self.run.link.write(partial(write, status=status if self.opened else None))
             for run in self._all():
                 if run.link.ask_spool(partial(write, status=status)):
-                    logger.warning(
-                        "A part of the MLflow run %s waits in %s, for `kedro metrics sync`.",
-                        run.run_id,
-                        FILE,
-                    )
-            if self.run and self._active and self.opened:
-                charts = _charts(self.run, self._active.info.experiment_id)
-                logger.info("The MLflow run %s is %s.%s", self.run.run_id, status, charts)
+                    self._tell_part(run, status)
+                elif run == self.run and self.opened and self._active:
+                    charts = _charts(run, self._active.info.experiment_id)
+                    logger.info("The MLflow run %s is %s.%s", run.run_id, status, charts)
         except Exception:
             self._leave()
             raise
-        else:  # Ctrl-C meanwhile: the run is still open, and is closed at the end of the process
+        else:  # no `finally`: after Ctrl-C it stays among the open runs, for the exit handler
             self._leave()
+
+    def _tell_part(self, run: MlflowRun, status: str) -> None:
+        logger.warning(
+            "The MLflow run %s is %s; a part of it waits in %s, for `kedro metrics sync`.",
+            run.run_id,
+            status,
+            FILE,
+        )
 
     def _all(self) -> list[MlflowRun]:
         return [*([self.run] if self.run else []), *self.own]
@@ -170,8 +184,10 @@ def _charts(run: MlflowRun, experiment: str) -> str:
     if run.tracking_uri.startswith("http"):
         return f" Its charts: {redact(run.tracking_uri).rstrip('/')}/{page}"
     if path := sqlite_path(run.tracking_uri):
-        store = "" if path.name == "mlflow.db" else f" --backend-store-uri sqlite:///{path.name}"
-        return f" Its charts, with `mlflow ui{store}`: http://127.0.0.1:5000/{page}"
+        here = path.parent == Path.cwd()
+        store = path.name if here else path.as_posix()
+        option = "" if store == "mlflow.db" else f" --backend-store-uri sqlite:///{store}"
+        return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
     return ""
 
 
@@ -182,14 +198,11 @@ def _log_params(client: MlflowClient, run_id: str, params: list[Param]) -> None:
 def _write_end(
     client: MlflowClient, run_id: str, status: str | None, end: int, error: str | None
 ) -> bool:
-    """Write why a run ended, and then that it did; ``set_terminated()`` would print its URL."""
-    from mlflow.entities import RunStatus
-
+    """Write why a run ended, and then that it did."""
     if error:
         client.set_tag(run_id, ERROR, error)
     if status:
-        store = client._tracking_client.store
-        store.update_run_info(run_id, RunStatus.from_string(status), end, None)
+        end_run(client, run_id, status, end)
     return True
 
 
@@ -241,15 +254,12 @@ _process = _Process()
 
 @contextmanager
 def borrowed(config: MlflowConfig) -> Iterator[None]:
-    """With the store and the credentials of a configuration, as during a run."""
+    """With MLflow's own functions and its client set as during a run: store, credentials."""
     _process.enter(config)
     try:
         yield
     finally:
         _process.leave()
-
-
-_open_runs: list[TrackedRun] = []
 
 
 def close_all() -> None:
@@ -284,6 +294,11 @@ class Wish:
     has_run: bool = True
     own: Collection[str] = ()
 
+    @property
+    def run_name(self) -> str:
+        """The name of its MLflow run."""
+        return self.config.run_name or pipeline_name(self.run_params)
+
 
 def settle(wish: Wish) -> TrackedRun:
     """The MLflow run of a Kedro run.
@@ -303,9 +318,14 @@ def settle(wish: Wish) -> TrackedRun:
         given, origin = active.run_id, "the active run"
         config = replace(config, tracking_uri=active.tracking_uri)
     given = str(given or "")
-    spool_uri = f"sqlite:///{(wish.project_path / FILE).as_posix()}"
-    process = tuple(process_tags().items())
-    spool = Spool(spool_uri, config.tracking_uri, config.experiment, process, given=True)
+    spool = Spool(
+        _spool_uri(wish),
+        config.tracking_uri,
+        config.experiment,
+        wish.run_name,
+        tuple(process_tags().items()),
+        given=True,
+    )
     home = MlflowRun(config.tracking_uri, "", spool)
     try:
         with _at(config):
@@ -316,10 +336,9 @@ def settle(wish: Wish) -> TrackedRun:
             if given:
                 entity = _existing(given, origin, home.tracking_uri)
                 return TrackedRun(entity, home, replace(home, run_id=given))
-            entity = _new(wish, config, {})
-            run_id = entity.info.run_id
-            spool = replace(spool, given=False)
-            return _opened(TrackedRun(entity, home, replace(home, run_id=run_id, spool=spool)))
+            entity = _new(wish, config)
+            run = replace(home, run_id=entity.info.run_id, spool=replace(spool, given=False))
+            return TrackedRun(entity, home, run, opened=True)
     except StoreAwayError as error:
         if config.on_outage != "spool":
             raise
@@ -331,20 +350,25 @@ def settle(wish: Wish) -> TrackedRun:
             FILE,
         )
         leave_alone(config.tracking_uri, error)
-    config = replace(config, tracking_uri=spool_uri)
+    return _settle_in_spool(wish, home, given)
+
+
+def _settle_in_spool(wish: Wish, home: MlflowRun, given: str) -> TrackedRun:
+    """A run in the spool, which says where it belongs."""
+    config = replace(wish.config, tracking_uri=_spool_uri(wish))
     with _at(config):
         if not wish.has_run:
             return TrackedRun(None, home, None)
-        tags = {HOME: public(home.tracking_uri)}
+        belongs = {HOME: public(home.tracking_uri)}
         if given:
-            tags |= {HOME_RUN: given, GIVEN: "yes"}
-        entity = _new(wish, config, tags)
-        return _opened(TrackedRun(entity, home, MlflowRun(spool_uri, entity.info.run_id)))
+            belongs |= {HOME_RUN: given, GIVEN: "yes"}
+        entity = _new(wish, config, belongs)
+        run = MlflowRun(config.tracking_uri, entity.info.run_id)
+        return TrackedRun(entity, home, run, opened=True)
 
 
-def _opened(run: TrackedRun) -> TrackedRun:
-    run.opened = True
-    return run
+def _spool_uri(wish: Wish) -> str:
+    return f"sqlite:///{(wish.project_path / FILE).as_posix()}"
 
 
 @contextmanager
@@ -381,13 +405,16 @@ def _existing(run_id: str, origin: str, uri: str) -> Run:
     return entity
 
 
-def _new(wish: Wish, config: MlflowConfig, tags: Mapping[str, str]) -> Run:
+def _new(wish: Wish, config: MlflowConfig, belongs: Mapping[str, str] | None = None) -> Run:
     client = connect(config.tracking_uri)
     experiment = patiently(lambda: experiment_id(client, config.experiment), AT_START)
+    spooled = [] if belongs else waiting(_spool_uri(wish))
+    if spooled:
+        logger.info("%s has %d run(s) that wait for `kedro metrics sync`.", FILE, len(spooled))
+    ended = {run.data.tags.get(HOME_RUN, "") for run in spooled}
     try:
-        patiently(lambda: close_dead(client, experiment), AT_START)
+        patiently(lambda: close_dead(client, experiment, ended), AT_START)
     except Exception as error:  # whatever it is, the run that begins is not to blame
         logger.warning("Dead MLflow runs were not looked for: %s", reason(error))
-    about = kedro_tags(wish.run_params) | source_tags(wish.project_path) | process_tags()
-    name = config.run_name or pipeline_name(wish.run_params)
-    return make_run(client, experiment, {**about, **tags}, run_name=name)
+    tags = kedro_tags(wish.run_params) | source_tags(wish.project_path) | process_tags()
+    return make_run(client, experiment, {**tags, **(belongs or {})}, run_name=wish.run_name)

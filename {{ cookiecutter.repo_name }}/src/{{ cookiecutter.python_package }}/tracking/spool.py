@@ -41,13 +41,15 @@ class Spool:
         uri: The store in the project's folder.
         home: The store that the run belongs to.
         experiment: The name of the run's experiment.
+        run_name: The name of its part here.
         process: Tags of the process that runs Kedro, which is not that of a worker.
-        given: Whether the run is another's, to be ended by that.
+        given: Whether the user named the run, so that it is not ended here.
     """
 
     uri: str
     home: str = field(repr=False)
     experiment: str
+    run_name: str
     process: tuple[tuple[str, str], ...]
     given: bool = False
 
@@ -77,8 +79,21 @@ class Spool:
         client = connect(self.uri)
         tags = {HOME: public(self.home), HOME_RUN: run_id, **dict(self.process)}
         tags |= {GIVEN: "yes"} if self.given else {}
-        run = make_run(client, experiment_id(client, self.experiment), tags)
-        return str(run.info.run_id)
+        experiment = experiment_id(client, self.experiment)
+        return str(make_run(client, experiment, tags, run_name=self.run_name).info.run_id)
+
+
+def waiting(uri: str) -> list[Run]:
+    """The runs in a spool, if there is one and it can be read."""
+    path = sqlite_path(uri)
+    if path is None or not path.exists():
+        return []
+    try:
+        prepare(uri)
+        return spooled_runs(connect(uri))
+    except Exception as error:
+        logger.warning("%s can't be read: %s", FILE, reason(error))
+        return []
 
 
 def spooled_runs(client: MlflowClient, search: str = "") -> list[Run]:
@@ -113,9 +128,9 @@ class _Store:
         self._rests_until = 0.0
         self._lock = threading.Lock()
 
-    def rests(self) -> bool:
-        """Whether it is to be left alone for now."""
-        return self.away is not None and time.monotonic() < self._rests_until
+    def rests(self) -> Exception | None:
+        """Why it is left alone for now; None if it is not."""
+        return self.away if time.monotonic() < self._rests_until else None
 
     def lost(self, error: Exception) -> bool:
         """It did not answer; returns whether that is news."""
@@ -130,7 +145,7 @@ class _Store:
         """It did answer; returns whether that is news."""
         with self._lock:
             is_news = self.away is not None
-            self.away, self._rest = None, FIRST_REST
+            self.away, self._rest, self._rests_until = None, FIRST_REST, 0.0
             return is_news
 
 
@@ -190,8 +205,8 @@ class Link:
             Exception: What MLflow raised.
         """
         store = self._store
-        if store.away and store.rests():
-            raise StoreAwayError(store.uri, store.away)
+        if why := store.rests():
+            raise StoreAwayError(store.uri, why)
         seconds = AGAIN if store.away else LATER
         try:
             answer = patiently(partial(request, connect(store.uri), self._run_id), seconds)

@@ -57,7 +57,7 @@ def prepare(uri: str) -> None:
     if problem:
         raise TrackingError(
             f"The MLflow store {redact(uri)} can't be opened: {problem};"
-            " mend that, or set another 'tracking_uri' in conf/base/mlflow.yml."
+            " mend that, or set another 'tracking_uri' in mlflow.yml."
         )
 
 
@@ -144,10 +144,14 @@ def _make(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """One process at a time, on any system: the lock is SQLite's own, and ends with its process."""
+def locked(path: Path, seconds: float = PATIENCE) -> Iterator[None]:
+    """One process at a time, on any system: the lock is SQLite's own, and ends with its process.
+
+    Raises:
+        sqlite3.OperationalError: Another process has had it for so many seconds.
+    """
     lock = path.with_name(f".{path.name}-lock")
-    with closing(_open(lock, PATIENCE)) as database:
+    with closing(_open(lock, seconds)) as database:
         database.execute("BEGIN EXCLUSIVE")
         yield
         database.execute("ROLLBACK")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .client import ORIGIN, connect, experiment_id, make_run
+from .client import ORIGIN, PARAMS_PER_REQUEST, connect, end_run, experiment_id, make_run
 from .errors import TrackingError, explained, reason
 from .liveness import ERROR, MACHINE, PROCESS, is_gone
 from .patience import AT_START, is_passing, patiently
 from .redaction import public, redact
 from .spool import FILE, GIVEN, HOME, HOME_RUN, spooled_runs
-from .sqlite import locked, prepare
+from .sqlite import LOCKED, locked, prepare
+from .store import METRICS_PER_REQUEST
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -22,9 +24,8 @@ if TYPE_CHECKING:
 
     from .config import MlflowConfig
 
-PER_REQUEST = 1000
 PARENT = "mlflow.parentRunId"
-PARAMS_PER_REQUEST = 100
+WAITS = f"; what waits stays in {FILE}, try again when it is there"
 # Tags that a run at home has already, or that mean nothing there.
 _OWN = {HOME, HOME_RUN, GIVEN, ORIGIN, MACHINE, PROCESS}
 
@@ -59,35 +60,55 @@ def sync(
         tell(f"Nothing to bring home: there is no {FILE}.")
         return True
     uri, spool_uri = config.tracking_uri, f"sqlite:///{path.as_posix()}"
-    with explained(spool_uri):
+    done = True
+    with _alone(path), explained(spool_uri, WAITS):
         prepare(spool_uri)
         spool = connect(spool_uri)
-    done = True
-    with explained(uri), locked(path.with_name(f"{FILE}-sync")):
         runs = spooled_runs(spool)
         if not runs:
             tell(f"Nothing to bring home: {FILE} has no runs that wait.")
         for run in runs:
-            name = f"{run.info.run_name} ({run.info.run_id})"
             if obstacle := _obstacle(run, uri, running=running):
-                tell(f"Left {name}: {obstacle}.")
+                tell(f"Left {run.info.run_name}: {obstacle}.")
                 done = False
                 continue
-            prepare(uri)
-            try:
-                tell(f"Brought {name}: {_bring(run, spool, connect(uri))} in {redact(uri)}.")
-            except Exception as error:
-                if is_passing(error):
-                    raise
-                tell(f"Left {name}: {reason(error)}.")  # its run has been deleted, say
-                done = False
+            with explained(uri, WAITS):
+                prepare(uri)
+                try:
+                    brought = _bring(run, spool, connect(uri))
+                except Exception as error:
+                    if is_passing(error):
+                        raise
+                    # Its run at home has been deleted, say.
+                    tell(
+                        f"Left {run.info.run_name}: {reason(error)}. Mend that, or delete the run"
+                        f" {run.info.run_id} in {FILE} with `mlflow runs delete`."
+                    )
+                    done = False
+                    continue
+            tell(f"Brought {run.info.run_name}: {brought} in {redact(uri)}.")
     return done
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    import sqlite3
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path.with_name(f"{FILE}-sync"), LOCKED))
+        except sqlite3.OperationalError:
+            raise TrackingError(
+                "Another `kedro metrics sync` is running; try again when it is done."
+            ) from None
+        yield
 
 
 def _obstacle(run: Run, uri: str, *, running: bool) -> str | None:
     belongs = run.data.tags.get(HOME)  # none: a node has made it, within a run that has one
     if belongs and belongs != public(uri):
-        return redact(f"it belongs to {belongs}, not to {public(uri)}")
+        told = f"it belongs to {belongs}, not to {public(uri)}; set 'tracking_uri' to that and sync"
+        return redact(f"{told} again")
     if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
         return "it is still running, or was on another machine (then: --running)"
     return None
@@ -96,7 +117,7 @@ def _obstacle(run: Run, uri: str, *, running: bool) -> str | None:
 def _bring(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
     run = spool.get_run(run.info.run_id)  # it may have ended well meanwhile
     if run.info.status == "RUNNING":
-        spool.set_terminated(run.info.run_id, "KILLED")
+        end_run(spool, run.info.run_id, "KILLED")
         run = spool.get_run(run.info.run_id)
     home_id = _at_home(run, spool, home)
     points = 0
@@ -106,7 +127,7 @@ def _bring(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
         _bring_points(home, home_id, key, history)
     _bring_facts(run, home, home_id)
     spool.delete_run(run.info.run_id)
-    return f"{points} points, run {home_id}"
+    return f"{points} points, to run {home_id}"
 
 
 def _at_home(run: Run, spool: MlflowClient, home: MlflowClient) -> str:
@@ -135,8 +156,8 @@ def _bring_points(home: MlflowClient, home_id: str, key: str, history: list[Metr
         missing = [point for point in history if _point(point) not in there]
         if not missing:
             return
-        for start in range(0, len(missing), PER_REQUEST):
-            batch = missing[start : start + PER_REQUEST]
+        for start in range(0, len(missing), METRICS_PER_REQUEST):
+            batch = missing[start : start + METRICS_PER_REQUEST]
             patiently(partial(home.log_batch, home_id, metrics=batch, synchronous=True))
     raise TrackingError(f"{len(missing)} points of {key!r} were written, but are not there.")
 
@@ -147,7 +168,7 @@ def _point(metric: Metric) -> tuple[int, int, float | None]:
 
 def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
     """Parameters, tags, artifacts and, if the run is not another's, the end."""
-    from mlflow.entities import Param, RunStatus, RunTag
+    from mlflow.entities import Param, RunTag
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     there = patiently(lambda: home.get_run(home_id))
@@ -165,8 +186,7 @@ def _bring_facts(run: Run, home: MlflowClient, home_id: str) -> None:
         patiently(lambda: home.log_artifacts(home_id, str(folder)))
     ended = there.info.status, there.info.end_time
     if GIVEN not in run.data.tags and ended != (run.info.status, run.info.end_time):
-        store, status = home._tracking_client.store, RunStatus.from_string(run.info.status)
-        patiently(lambda: store.update_run_info(home_id, status, run.info.end_time, None))
+        patiently(partial(end_run, home, home_id, run.info.status, run.info.end_time))
         if ERROR in there.data.tags and ERROR not in run.data.tags:
             # Another run took it for dead: its process was gone, and its end was here.
             patiently(lambda: home.delete_tag(home_id, ERROR))

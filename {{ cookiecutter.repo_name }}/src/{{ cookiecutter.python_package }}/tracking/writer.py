@@ -19,7 +19,7 @@ class Writer:
     """Writes points on a thread of its own, in the order in which they came.
 
     Nothing is left behind: ``flush`` and ``close`` return when all is written. Nothing fails
-    unseen: what ``send`` raised is raised by the next call.
+    unseen: what ``send`` raised is raised by every later call.
     """
 
     def __init__(
