@@ -208,6 +208,17 @@ def saves(times: int) -> Iterator[str]:
             ),
             90,
         )
+        yield of_time(
+            "the same",
+            "`log_batch`",
+            compare(
+                "500 floor",
+                lambda: case("save-500", "ours", url),
+                lambda: case("save-500", "floor", url),
+                times,
+            ),
+            1.10,
+        )
 
 
 def streams(times: int) -> Iterator[str]:
