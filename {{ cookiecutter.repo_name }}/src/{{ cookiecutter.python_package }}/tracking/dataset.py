@@ -134,7 +134,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         binding = self._bound()
         try:
             metrics = keyed(parse(data, binding.separator), binding.prefix, binding.separator)
-            next_steps = self._steps_after(binding) if binding.run else {}
+            next_steps = self._steps_after(binding, metrics) if binding.run else {}
             steps = {
                 key: metric.numbered(next_steps.get(key, 0)) for key, metric in metrics.items()
             }
@@ -192,10 +192,12 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         prefix = self._prefix or ""
         return Binding(prefix, prefix, current_separator(), run)
 
-    def _steps_after(self, binding: Binding) -> dict[str, int]:
+    def _steps_after(self, binding: Binding, metrics: Mapping[str, Points]) -> dict[str, int]:
         """By key, the step after the last. Asked of the store where others write to it, too."""
         if self._next_steps is not None:
             return self._next_steps
+        if not binding.rivals and all(metric.has_steps for metric in metrics.values()):
+            return {}  # and one request less
         last_steps = binding.run.last_steps() if binding.run else {}
         next_steps = {key: max(step + 1, 0) for key, step in last_steps.items()}
         if self._binding is not None:

@@ -68,6 +68,11 @@ class Points:
         return steps
 
     @property
+    def has_steps(self) -> bool:
+        """Whether every point was given its step."""
+        return self.steps is not None and None not in self.steps
+
+    @property
     def is_finite(self) -> bool:
         """Whether no value is NaN or infinite."""
         if isinstance(self.values, list | tuple):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 # How long a point may wait for others, in seconds: a curve grows as one watches.
-PATIENCE = 0.2
+PATIENCE = 0.1
 # How many points may wait: a store that is slower than the node slows the node down.
 LIMIT = 10_000
 
