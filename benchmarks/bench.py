@@ -337,11 +337,11 @@ def commands(times: int) -> Iterator[str]:
         with (project / "conf/base/catalog.yml").open("a") as catalog:
             catalog.write("\n" + entries)
     a, b = compare(
-        "5000", ours("run", "--pipelines=plain"), plain("run", "--pipelines=plain"), times
+        "5000", ours("run", "--pipelines=three"), plain("run", "--pipelines=three"), times
     )
     yield (
-        f"| a catalog of 5,000 entries | without the hook | {a:.2f} s | {b:.2f} s"
-        f" | {(a - b) * 1000:+.0f} ms | 50 ms |"
+        "| a catalog of 5,000 entries, a pipeline that uses 3 | without the hook"
+        f" | {a:.2f} s | {b:.2f} s | {(a - b) * 1000:+.0f} ms | 50 ms |"
     )
 
 
