@@ -345,6 +345,8 @@ def test_a_signal_at_any_moment(bake: Any, store: Path, tmp_path: Path, runner: 
             else:
                 process.send_signal(number)
         process.wait(60)
+        with contextlib.suppress(ProcessLookupError):  # its workers outlive it
+            os.killpg(process.pid, signal.SIGKILL)
         runs = project.runs()
         assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, moment
         if len(runs) > seen:
