@@ -222,33 +222,41 @@ def test_16_requests_at_once_to_kedro_server(project: Project) -> None:
 
 
 @pytest.fixture
-def small(project: Project, tmp_path: Path) -> Iterator[Project]:
-    """The project on a file system of 4 MB."""
+def small(project: Project, tmp_path: Path) -> Iterator[tuple[Project, list[str], str]]:
+    """The project on a file system of 4 MB; where none can be mounted, with a quota as small.
+
+    With it, what a command is to begin with, and what SQLite calls it.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode()}")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    small = Project(Path(shutil.copytree(project.path, disk / "project")))
     try:
-        yield Project(Path(shutil.copytree(project.path, disk / "project")))
+        if mounted:
+            yield small, [], "database or disk is full"
+        else:
+            yield small, ["bash", "-c", 'ulimit -f 2000; exec "$@"', "-"], "disk I/O error"
     finally:
-        subprocess.run(["umount", disk], check=True)
+        if mounted:
+            subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_is_told_at_once_and_what_was_written_stays(small: Project) -> None:
-    small.write(
+def test_a_full_disk_is_told_at_once_and_what_was_written_stays(
+    small: tuple[Project, list[str], str],
+) -> None:
+    project, limited, full = small
+    project.write(
         "conf/local/mlflow.yml",
         f"tracking_uri: http://127.0.0.1:{free_port()}\non_outage: spool\n",
     )
 
-    done = small.attempt(KEDRO, "run", "--params=yields=200")
+    done = project.attempt(*limited, KEDRO, "run", "--params=yields=200")
 
     assert done.returncode == 1
     told = " ".join((done.stdout + done.stderr).split())
-    assert "database or disk is full" in told
-    spool = small.path / "mlflow-spool.db"
+    assert full in told
+    spool = project.path / "mlflow-spool.db"
     with closing(sqlite3.connect(f"file:{spool}?mode=ro", uri=True)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (points,) = database.execute("SELECT count(*) FROM metrics").fetchone()
