@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint types check test-oldest bench clean env
+.PHONY: help demo test slow explore coverage lint types check test-oldest bench clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -35,11 +35,20 @@ test: env ## Run the fast tests
 slow: env ## Run the slow tests
 	$(RUN) pytest -n auto -m slow
 
-lint: env ## Check style, the template where it lies
+explore: env ## Run the tests that make up examples, on new ones
+	HYPOTHESIS_PROFILE=explore $(RUN) pytest -n auto -m hypothesis
+
+coverage: env ## Run the fast tests, and say what of the template they don't reach
+	@rm -f .coverage .coverage.*
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n auto -m "not slow" --cov
+
+lint: env ## Check style and who imports whom, the template where it lies
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	PYTHONPATH=.venv/lab .venv/bin/lint-imports --no-cache
 
 types: env ## Check types, the template where it lies
+	$(RUN) mypy -p lab
 	$(RUN) mypy hooks/pre_gen_project.py
 	$(RUN) mypy hooks/post_gen_project.py
 	$(RUN) mypy tests scripts
@@ -66,11 +75,17 @@ bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow kedro-datasets -r .bench/versions.txt
 	.bench/env-ours/bin/python benchmarks/bench.py $(BENCH)
 
-clean: ## Remove what was made here
-	rm -rf .venv .demo .oldest .bench
+clean: ## Remove what was made here, and caches
+	rm -rf .venv .demo .oldest .bench .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -rf "$(TEMPLATE)/.ruff_cache" "$(TEMPLATE)/.mypy_cache" "$(TEMPLATE)/.pytest_cache"
 
+# The tests' project is called lab: under that name its package, as it lies in the template, can
+# be imported by the tools that check it.
 env: .venv
 	@$(UV) pip install --quiet --python .venv --group dev -r "$(TEMPLATE)/requirements.txt"
+	@mkdir -p .venv/lab
+	@ln -sfn "$(CURDIR)/$(TEMPLATE)/src/{{ cookiecutter.python_package }}" .venv/lab/lab
 
 .venv:
 	@echo "Making an environment in .venv ..."

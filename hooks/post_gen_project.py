@@ -49,7 +49,7 @@ def main(project: Path = Path()) -> None:
     answers = json.loads(ANSWERS)
     package = answers["python_package"]
     wire(project, package)
-    if str(answers["include_example"]).lower() not in ("yes", "y", "true"):
+    if answers["__example"] == "no":
         for path in EXAMPLE_ONLY:
             shutil.rmtree(project / path.replace("PACKAGE", package))
         edit(project / "requirements.txt", lambda text: drop(text, "scikit-learn", "\n"))

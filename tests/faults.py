@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -15,60 +10,26 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from helpers import KEDRO, HttpProcess, free_port
+
 FAULTS = ("500", "429", "timeout", "cut", "refused")
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
-class Server:
+class Server(HttpProcess):
     """A `mlflow server` on loopback, on an SQLite store; it can be killed and started again."""
 
     def __init__(self, store: Path, folder: Path) -> None:
-        self.store = store
-        self.folder = folder
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Return when it answers."""
-        log = self.folder / "server.log"
-        with log.open("a") as output:
-            self.process = subprocess.Popen(
-                [
-                    Path(sys.executable).parent / "mlflow",
-                    "server",
-                    "--host=127.0.0.1",
-                    f"--port={self.port}",
-                    "--workers=1",
-                    f"--backend-store-uri=sqlite:///{self.store}",
-                    f"--default-artifact-root={self.folder / 'artifacts'}",
-                ],
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.url}/health").close()
-                return
-            except OSError:
-                assert self.process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-
-    def stop(self, how: int = signal.SIGTERM) -> None:
-        """Return when it has ended, with its workers."""
-        if self.process:
-            os.killpg(self.process.pid, how)
-            self.process.wait(30)
-            self.process = None
+        port = free_port()
+        command = [
+            str(KEDRO.with_name("mlflow")),
+            "server",
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--workers=1",
+            f"--backend-store-uri=sqlite:///{store}",
+            f"--default-artifact-root={folder / 'artifacts'}",
+        ]
+        super().__init__(command, f"http://127.0.0.1:{port}", folder / "server.log")
 
 
 class FaultyProxy(ThreadingHTTPServer):
@@ -76,12 +37,12 @@ class FaultyProxy(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, target: str, share: float, patience: float, seed: int = 0) -> None:
+    def __init__(self, target: str, share: float, timeout: float, seed: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.target = target
         self.share = share
-        self.patience = patience  # the client's timeout
+        self.timeout_of_client = timeout
         self.random = random.Random(seed)
         self.always: int | None = None  # a status for every request from now on
         self.seen: dict[str, int] = dict.fromkeys(FAULTS, 0)
@@ -97,6 +58,11 @@ class FaultyProxy(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that has gone is what this is about."""
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+        self.thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,9 +86,10 @@ class _Handler(BaseHTTPRequestHandler):
             with urllib.request.urlopen(request) as answer:
                 status, content = answer.status, answer.read()
         except urllib.error.HTTPError as error:
-            status, content = error.code, error.read()
+            with error:
+                status, content = error.code, error.read()
         if fault == "timeout":  # after the server has done it
-            time.sleep(self.server.patience + 1)
+            time.sleep(self.server.timeout_of_client + 1)
         self.answer(status, content, cut=fault == "cut")
 
     do_POST = do_PATCH = do_DELETE = do_GET

@@ -1,4 +1,4 @@
-"""`mlflow.yml` and the store: what is wrong is told in one sentence, before any node runs."""
+"""`mlflow.yml` and the store: what is wrong is one sentence, before any node runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import subprocess
 import threading
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import mlflow
 import pytest
 import yaml
 from click import ClickException
-from conftest import Lab
+from helpers import Lab, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
+from lab.tracking.config import current_config
 from mlflow import MlflowClient
 from omegaconf.errors import OmegaConfBaseException
 
@@ -38,7 +38,7 @@ def refused(lab: Lab, **params: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "part"),
     [
         ({"trakcing_uri": "a"}, "'trakcing_uri' is unknown; did you mean 'tracking_uri'?"),
         ({"Experiment": "a"}, "'Experiment' is unknown; did you mean 'experiment'?"),
@@ -54,13 +54,13 @@ def refused(lab: Lab, **params: Any) -> str:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_a_bad_key_or_value_is_told_with_its_file(lab: Lab, keys: Any, told: str) -> None:
+def test_a_bad_key_or_value_is_refused_with_its_file(lab: Lab, keys: Any, part: str) -> None:
     lab.configure(**keys)
 
     message = refused(lab)
 
     assert message.startswith("conf/local/mlflow.yml: ")
-    assert told in message
+    assert part in message
     assert lab.runs() == []
 
 
@@ -119,11 +119,10 @@ def test_a_run_leaves_the_environment_as_it_was(lab: Lab, monkeypatch: pytest.Mo
 def test_credentials_are_environment_variables_while_a_node_runs(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lab.pipelines import ends
-
     seen = []
     monkeypatch.setattr(
-        ends.Path, "touch", lambda path: seen.append(os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+        "lab.pipelines.ends.Path.touch",
+        lambda path: seen.append(os.environ.get("MLFLOW_TRACKING_PASSWORD")),
     )
     lab.add("local/credentials.yml", "server: {MLFLOW_TRACKING_PASSWORD: hunter2}\n")
     lab.configure(credentials="server")
@@ -225,7 +224,7 @@ def test_an_unwritable_project_with_the_default_store(lab: Lab) -> None:
 
 def test_a_database_of_something_else(lab: Lab) -> None:
     lab.store.unlink()
-    with sqlite3.connect(lab.store) as database:
+    with closing(sqlite3.connect(lab.store)) as database, database:
         database.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)")
         database.execute("INSERT INTO alembic_version VALUES ('of another program')")
 
@@ -299,16 +298,12 @@ keys = st.sampled_from(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(keys, junk | near, max_size=4))
 def test_any_mlflow_yml_is_a_sentence_or_a_success(lab: Lab, keys: dict[str, Any]) -> None:
-    from lab.tracking.config import current_config
-
     (lab.conf / "local/mlflow.yml").write_text(yaml.safe_dump(keys))
     try:
-        with lab.session() as session:
-            assert isinstance(session, KedroSession)
-            session.load_context()
+        lab.context()
         config = current_config()
     except ClickException as error:
         assert "\n" not in error.format_message()
@@ -322,7 +317,7 @@ def test_any_mlflow_yml_is_a_sentence_or_a_success(lab: Lab, keys: dict[str, Any
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(["experiment", "run_name"]), st.text(min_size=1, max_size=20) | near)
 def test_any_name_is_a_sentence_or_a_run(lab: Lab, key: str, name: Any) -> None:
     (lab.conf / "local/mlflow.yml").write_text(

@@ -11,7 +11,8 @@ from typing import Any
 
 import mlflow
 import pytest
-from conftest import Lab, Project, points_in, runs_in
+from helpers import Lab, Project, flat, points_in, runs_in, wait_until
+from kedro.framework.session import KedroServiceSession
 from kedro.io import DatasetError
 
 PYTHON = sys.executable
@@ -74,8 +75,6 @@ with KedroSession.create(project_path=path) as session:
 
 
 def test_a_service_session_with_16_runs_on_8_threads(lab: Lab) -> None:
-    from kedro.framework.session import KedroServiceSession
-
     def run_one(number: int) -> None:
         session.run(
             run_id="2026-01-01T00.00.00.000Z",  # Kedro's run ids can be equal
@@ -174,9 +173,8 @@ def test_ipython(project: Project, tmp_path: Path) -> None:
     )
 
     assert "LOADED {'value': 0.9, 'step': 0}" in done.stdout
-    told = " ".join(done.stdout.split())
-    assert (
-        "REFUSED my_model_metrics: The metrics dataset 'my_model_metrics' has no MLflow run" in told
+    assert "REFUSED my_model_metrics: The metrics dataset 'my_model_metrics' has no MLflow run" in (
+        flat(done.stdout)
     )
     assert "ACTIVE None" in done.stdout
     by_hand, of_session = project.runs()
@@ -223,3 +221,37 @@ def test_two_environments_in_one_process_keep_to_their_stores(
 
     assert set(lab.points()) == {"a_metrics.score", "a_metrics.curve"}
     assert set(finished(other)) == {"b_metrics.score", "b_metrics.curve"}
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "another"])
+def test_two_stores_at_the_same_time_are_warned_of(
+    lab: Lab,
+    make_store: Callable[[str], Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    same: bool,
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = Lab(lab.path, tmp_path / "other", lab.store if same else make_store("other.db"))
+    waiting = tmp_path / "waiting"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lab.run, "ends", params={"end": f"wait:{waiting}"})
+        try:
+            wait_until(waiting.exists)
+            other.run("everything", node_names=["a"])
+        finally:
+            waiting.unlink()
+        first.result()
+
+    warnings = [r for r in caplog.records if "Two MLflow stores are in use" in r.getMessage()]
+    assert len(warnings) == (0 if same else 1)
+    assert {run.info.status for run in lab.runs()} == {"FINISHED"}
+    assert len(lab.runs()) == (2 if same else 1)
+    assert points_in(lab.store, lab.runs()[0]) == {
+        "before_metrics.score": [(0, 0.5)],
+        "after_metrics.score": [(0, 1.0)],
+    }
+    assert points_in(other.store, other.runs()[-1]) == {
+        "a_metrics.score": [(0, 0.5)],
+        "a_metrics.curve": [(0, 0.1), (1, 0.2)],
+    }

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-from conftest import KEDRO, STARTER, Lab, Project, points_in, runs_in
+from helpers import KEDRO, Lab, Project, points_in, runs_in
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
 from mlflow import MlflowClient
@@ -37,7 +35,7 @@ def test_a_good_run_is_finished(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("runner", [None, ThreadRunner])
-def test_an_error_of_a_node_is_told_and_keeps_what_was_saved(
+def test_an_error_of_a_node_is_recorded_and_keeps_what_was_saved(
     lab: Lab, caplog: pytest.LogCaptureFixture, runner: Any
 ) -> None:
     with pytest.raises(ValueError, match="the data is gone"):
@@ -86,13 +84,11 @@ def test_after_an_interruption_in_a_notebook_the_next_run_is_one_of_its_own(lab:
     assert mlflow.active_run() is None
 
 
-def test_an_error_with_odd_bytes_is_told(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.pipelines import ends
-
+def test_an_error_with_odd_bytes_is_recorded(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any) -> None:
         raise ValueError("bad file caf\udce9.csv")
 
-    monkeypatch.setattr(ends.sys, "exit", fail)
+    monkeypatch.setattr("lab.pipelines.ends.sys.exit", fail)
     # Kedro logs the error, and pytest-xdist can't pass such a text on.
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
 
@@ -110,6 +106,35 @@ def test_the_next_run_is_one_of_its_own(lab: Lab) -> None:
     lab.run("ends", params={"end": "well"})
 
     assert [run.info.status for run in lab.runs()] == ["FAILED", "FINISHED"]
+
+
+def test_the_end_says_where_the_charts_are(
+    lab: Lab,
+    make_store: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    def end_of_run(store: Path) -> str:
+        lab.store = store
+        lab.configure(tracking_uri=f"sqlite:///{store}")
+        caplog.clear()
+        lab.run("ends", params={"end": "well"})
+        (message,) = [r.getMessage() for r in caplog.records if "Its charts" in r.getMessage()]
+        run = lab.runs()[-1]
+        begin = f"The MLflow run {run.info.run_id} is FINISHED. Its charts, with "
+        end = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
+        assert message.startswith(begin)
+        assert message.endswith(end)
+        return message.removeprefix(begin).removesuffix(end)
+
+    other = make_store("other.db")
+    page = ": http://127.0.0.1:5000/"
+    elsewhere = end_of_run(lab.store)
+    assert elsewhere == f"`mlflow ui --backend-store-uri sqlite:///{lab.store}`{page}"
+    monkeypatch.chdir(tmp_path)
+    assert end_of_run(lab.store) == f"`mlflow ui`{page}"
+    assert end_of_run(other) == f"`mlflow ui --backend-store-uri sqlite:///other.db`{page}"
 
 
 class _Failing:
@@ -147,25 +172,25 @@ def test_a_failure_of_another_hook_leaves_no_run_open(
 
 
 @pytest.fixture
-def given(lab: Lab) -> str:
+def external(lab: Lab) -> str:
     """The id of an MLflow run that somebody else has opened."""
     return str(MlflowClient(f"sqlite:///{lab.store}").create_run("0").info.run_id)
 
 
 @pytest.mark.parametrize("how", ["parameter", "environment", "active"])
 @pytest.mark.parametrize("end", ["well", "error"])
-def test_a_run_that_was_given_is_used_and_left_open(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, given: str, how: str, end: str
+def test_an_external_run_is_used_and_left_open(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, external: str, how: str, end: str
 ) -> None:
     params = {"end": end}
     if how == "parameter":
-        params["mlflow_run_id"] = given
+        params["mlflow_run_id"] = external
     elif how == "environment":
-        monkeypatch.setenv("MLFLOW_RUN_ID", given)
+        monkeypatch.setenv("MLFLOW_RUN_ID", external)
     else:
         mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
         monkeypatch.delenv("MLFLOW_TRACKING_URI")  # set_tracking_uri has set it
-        mlflow.start_run(given)
+        mlflow.start_run(external)
 
     try:
         lab.run("ends", params=params)
@@ -175,63 +200,36 @@ def test_a_run_that_was_given_is_used_and_left_open(
     if how == "active":
         active = mlflow.active_run()
         assert active is not None
-        assert active.info.run_id == given
+        assert active.info.run_id == external
     (run,) = lab.runs()
-    assert run.info.run_id == given
+    assert run.info.run_id == external
     assert run.info.status == "RUNNING"
     assert points_in(lab.store, run) == (BOTH if end == "well" else BEFORE)
 
 
 def test_the_parameter_comes_before_the_environment(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch, given: str
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, external: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
 
-    lab.run("ends", params={"end": "well", "mlflow_run_id": given})
+    lab.run("ends", params={"end": "well", "mlflow_run_id": external})
 
-    assert [run.info.run_id for run in lab.runs()] == [given]
+    assert [run.info.run_id for run in lab.runs()] == [external]
 
 
 @pytest.mark.parametrize("run_id", ["0" * 32, "no such run", "../../etc"])
-def test_a_run_that_does_not_exist_is_told(lab: Lab, run_id: str) -> None:
+def test_a_run_that_does_not_exist_is_an_error(lab: Lab, run_id: str) -> None:
     with pytest.raises(Exception, match=r"has no run .*runtime parameter mlflow_run_id"):
         lab.run("ends", params={"end": "well", "mlflow_run_id": run_id})
 
     assert lab.runs() == []
 
 
-def test_a_deleted_run_is_told(lab: Lab, given: str) -> None:
-    MlflowClient(f"sqlite:///{lab.store}").delete_run(given)
+def test_a_deleted_run_is_an_error(lab: Lab, external: str) -> None:
+    MlflowClient(f"sqlite:///{lab.store}").delete_run(external)
 
     with pytest.raises(Exception, match="is deleted; restore it"):
-        lab.run("ends", params={"end": "well", "mlflow_run_id": given})
-
-
-def _start(lab: Lab, runner: str, signal_file: Path) -> subprocess.Popen[str]:
-    """`kedro run` in a process of its own, which waits inside its second node for a signal."""
-    project = Project(lab.path)
-    process = subprocess.Popen(
-        [
-            KEDRO,
-            "run",
-            "--pipelines=ends",
-            f"--runner={runner}",
-            f"--params=end=wait:{signal_file}",
-            f"--conf-source={lab.conf}",
-        ],
-        cwd=lab.path,
-        env=project.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not signal_file.exists():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return process
+        lab.run("ends", params={"end": "well", "mlflow_run_id": external})
 
 
 @pytest.mark.parametrize("runner", ["SequentialRunner", "ThreadRunner", "ParallelRunner"])
@@ -240,24 +238,23 @@ def test_a_signal_kills_the_run_and_the_process(
     lab: Lab, tmp_path: Path, runner: str, number: signal.Signals
 ) -> None:
     waiting = tmp_path / "waiting"
-    process = _start(lab, runner, waiting)
-
-    # Ctrl-C in a terminal goes to the group of processes, SIGTERM to the one that is meant.
-    if number is signal.SIGINT:
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
     saved = BEFORE
-    if runner == "ThreadRunner" and number is signal.SIGINT:
-        waiting.unlink()  # Kedro waits for its threads, which end what they do
-        saved = BOTH
-    process.wait(timeout=60)
-    with contextlib.suppress(ProcessLookupError):  # workers that SIGTERM has made orphans
-        os.killpg(process.pid, signal.SIGKILL)
-    output = process.communicate(timeout=10)[0]
+    options = f"--runner={runner}", f"--params=end=wait:{waiting}"
+    with lab.command("ends", *options) as process:
+        process.wait_until(waiting.exists)
+
+        # Ctrl-C in a terminal goes to the group of processes, SIGTERM to the one that is meant.
+        if number is signal.SIGINT:
+            process.signal_group(number)
+        else:
+            process.signal(number)
+        if runner == "ThreadRunner" and number is signal.SIGINT:
+            waiting.unlink()  # Kedro waits for its threads, which end what they do
+            saved = BOTH
+        status = process.wait()
 
     # Without the hook: Click's "Aborted!" and 1 for Ctrl-C, death by SIGTERM.
-    assert process.returncode == (1 if number is signal.SIGINT else -signal.SIGTERM), output
+    assert status == (1 if number is signal.SIGINT else -signal.SIGTERM), process.output
     (run,) = runs_in(lab.store)
     assert run.info.status == "KILLED"
     assert points_in(lab.store, run) == saved
@@ -301,58 +298,113 @@ with KedroSession.create(conf_source={str(lab.conf)!r}, project_path={str(lab.pa
     session.run(pipeline_names=["ends"])
 """
     )
-    process = subprocess.Popen([sys.executable, script], env=Project(lab.path).environment())
-    while not (tmp_path / "waiting").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
+    with Project(lab.path).started(sys.executable, script) as process:
+        process.wait_until((tmp_path / "waiting").exists)
 
-    process.send_signal(signal.SIGTERM)
+        process.signal(signal.SIGTERM)
 
-    assert process.wait(timeout=20) == -signal.SIGTERM
+        assert process.wait(20) == -signal.SIGTERM
     assert [run.info.status for run in lab.runs()] == ["KILLED"]
+
+
+def test_sigterm_while_an_event_loop_has_the_wakeup_fd(lab: Lab, tmp_path: Path) -> None:
+    waiting = tmp_path / "waiting"
+    with lab.command("ends", f"--params=end=loop:{waiting}") as process:
+        process.wait_until(waiting.exists)
+
+        process.signal(signal.SIGTERM)
+
+        assert process.wait(20) == -signal.SIGTERM, process.output
+    (run,) = lab.runs()
+    assert run.info.status == "KILLED"
+    assert lab.points() == BEFORE
+
+
+@pytest.mark.parametrize(("child", "status"), [("exit", 7), ("sigterm", -signal.SIGTERM)])
+def test_the_end_of_a_forked_process_is_not_the_end_of_the_run(
+    lab: Lab, child: str, status: int
+) -> None:
+    with lab.command("forks", f"--params=child={child}") as process:
+        assert process.wait() == 0, process.output
+
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert lab.points() == {
+        "parent_metrics.score": [(0, 0.5)],
+        "child_metrics.status": [(0, status)],
+    }
+
+
+INTERRUPTED = """
+%load_ext kedro.ipython
+%reload_kedro --params=end=interrupt
+from mlflow import MlflowClient
+try:
+    session.run(pipeline_names=["ends"])
+except KeyboardInterrupt as interrupt:
+    KEEP
+%reload_kedro --params=end=END
+print("STATUS", [run.info.status for run in MlflowClient("sqlite:///mlflow.db").search_runs(["1"])])
+session.run(pipeline_names=["ends"])
+"""
+
+
+@pytest.mark.parametrize("keep", ["kept = interrupt", "pass"], ids=["kept", "dropped"])
+def test_after_ctrl_c_and_reload_kedro_the_next_run_is_one_of_its_own(
+    make_project: Callable[..., Project], tmp_path: Path, keep: str
+) -> None:
+    """The interrupted run is kept by its traceback, as IPython keeps the last one, or it is not."""
+    project = make_project("ends")
+    waiting = tmp_path / "waiting"
+    notebook = tmp_path / "notebook.ipy"
+    notebook.write_text(INTERRUPTED.replace("KEEP", keep).replace("END", f"wait:{waiting}"))
+
+    command = (sys.executable, "-m", "IPython", notebook)
+    with project.started(*command, IPYTHONDIR=str(tmp_path / "ipython")) as process:
+        process.wait_until(waiting.exists)
+        interrupted, running = project.runs()
+        process.signal(signal.SIGTERM)
+        status = process.wait()
+
+    assert "STATUS ['KILLED']" in process.output
+    assert (interrupted.info.status, running.info.status) == ("KILLED", "RUNNING")
+    assert status == -signal.SIGTERM, process.output
+    assert [run.info.status for run in project.runs()] == ["KILLED", "KILLED"]
+    assert [points_in(project.store, run) for run in project.runs()] == [BEFORE, BEFORE]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runner", ["SequentialRunner", "ThreadRunner", "ParallelRunner"])
-def test_a_signal_at_any_moment(bake: Any, store: Path, tmp_path: Path, runner: str) -> None:
+def test_a_signal_at_any_moment(
+    make_project: Callable[..., Project], tmp_path: Path, runner: str
+) -> None:
     """Never RUNNING afterwards, and nothing is missing that was saved."""
-    project = Project(bake(include_example="no"))
-    shutil.copy(store, project.store)
-    stream = (STARTER / "tests/lab/slow_stream.py").read_text()
-    project.write("src/PACKAGE/pipelines/slow_stream/__init__.py", stream)
+    project = make_project("slow_stream")
     dice = random.Random(runner)
     seen = 0
     for moment in range(20):
         diary = tmp_path / f"diary{moment}"
-        number = (signal.SIGINT, signal.SIGTERM)[moment % 2]
-        process = subprocess.Popen(
-            [KEDRO, "run", f"--runner={runner}", f"--params=diary={diary}"],
-            cwd=project.path,
-            env=project.environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        # From before MLflow is imported to after the last point.
-        pause = dice.uniform(0.3, 1.2) if moment < 5 else 0
-        while not pause and not diary.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(pause or dice.uniform(0, 4))
-        with contextlib.suppress(ProcessLookupError):
-            if number == signal.SIGINT:  # as a terminal sends it
-                os.killpg(process.pid, number)
-            else:
-                process.send_signal(number)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            # Ctrl-C just when ParallelRunner, before any hook, starts its multiprocessing manager:
-            # Python's exit waits for that (multiprocessing.util._exit_function). One presses again.
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):  # its workers outlive it
-            os.killpg(process.pid, signal.SIGKILL)
+        with project.started(
+            KEDRO, "run", f"--runner={runner}", f"--params=diary={diary}"
+        ) as process:
+            # From before MLflow is imported to after the last point.
+            pause = dice.uniform(0.3, 1.2) if moment < 5 else 0
+            while not pause and not diary.exists() and process.running.poll() is None:
+                time.sleep(0.01)
+            time.sleep(pause or dice.uniform(0, 4))
+            if moment % 2:
+                process.signal(signal.SIGTERM)
+            else:  # as a terminal sends it
+                process.signal_group(signal.SIGINT)
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                # Ctrl-C just when ParallelRunner, before any hook, starts its multiprocessing
+                # manager: Python's exit waits for that (multiprocessing.util._exit_function).
+                # One presses again.
+                process.signal_group(signal.SIGINT)
+                process.wait(30)
         runs = project.runs()
         assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, moment
         if len(runs) > seen:

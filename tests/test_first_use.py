@@ -12,80 +12,62 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from conftest import KEDRO, STARTER, Lab, Project, points_in
-from faults import free_port
+from helpers import KEDRO, HttpProcess, Lab, Project, flat, flow_points, free_port, points_in
 
 PYTHON = sys.executable
-KEYS, YIELDS = 200, 5  # of lab/flow.py: 1,000 points
+YIELDS = 5  # of lab/flow.py: 1,000 points
 
 
 @pytest.fixture
 def project(bake: Callable[..., Path]) -> Project:
     """A project without a store, with a pipeline that saves 1,000 points."""
     project = Project(bake(include_example="no"))
-    flow = (STARTER / "tests/lab/flow.py").read_text()
-    project.write("src/PACKAGE/pipelines/flow/__init__.py", flow)
+    project.add_pipeline("flow")
     project.write("conf/base/parameters.yml", f"yields: {YIELDS}\npause: 0\n")
     return project
 
 
-def start(project: Project, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [KEDRO, "run", *arguments],
-        cwd=project.path,
-        env=project.environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def expected() -> dict[str, list[tuple[int, float]]]:
-    return {
-        f"flow_metrics.k{key}": [(step, key + step / 1000) for step in range(YIELDS)]
-        for key in range(KEYS)
-    }
+def run_at_once(project: Project, number: int) -> None:
+    """Run so many processes at the same time; all must succeed."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(project.started(KEDRO, "run")) for _ in range(number)]
+        statuses = [process.wait(300) for process in processes]
+    assert statuses == [0] * number, [process.output for process in processes]
+    assert [run.info.status for run in project.runs()] == ["FINISHED"] * number
 
 
 @pytest.mark.slow
 def test_8_first_runs_at_once(project: Project) -> None:
-    processes = [start(project) for _ in range(8)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    run_at_once(project, 8)
 
-    assert [process.returncode for process in processes] == [0] * 8, outputs
-    runs = project.runs()
-    assert [run.info.status for run in runs] == ["FINISHED"] * 8
-    assert [points_in(project.store, run) for run in runs] == [expected()] * 8
-    assert not (project.path / "mlflow-spool.db").exists()
+    points = [points_in(project.store, run) for run in project.runs()]
+    assert points == [flow_points(YIELDS)] * 8
+    assert not project.outbox.exists()
 
 
 def test_two_first_runs_at_once(project: Project) -> None:
-    processes = [start(project) for _ in range(2)]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-
-    assert [process.returncode for process in processes] == [0] * 2, outputs
-    assert [run.info.status for run in project.runs()] == ["FINISHED"] * 2
+    run_at_once(project, 2)
 
 
-MAKE = "from {package}.tracking.sqlite import prepare; prepare('sqlite:///mlflow.db')"
+MAKE = """
+from {package}.tracking.store.mlflow_store import MlflowStore
+MlflowStore("sqlite:///mlflow.db").open()
+"""
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_who_is_interrupted_leaves_no_half_made_store(project: Project, how: int) -> None:
-    making = [PYTHON, "-c", MAKE.format(package=project.package)]
-    process = subprocess.Popen(making, cwd=project.path, env=project.environment())
     new = project.path / ".mlflow.db-new"
-    while not new.exists() or new.stat().st_size == 0:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(how)
-    process.wait(30)
+    with project.started(PYTHON, "-c", MAKE.format(package=project.package)) as process:
+        process.wait_until(lambda: new.exists() and new.stat().st_size)
+        process.signal(how)
+        process.wait(30)
     assert not project.store.exists()
 
     project.kedro("run")
@@ -98,10 +80,8 @@ def test_who_is_interrupted_leaves_no_half_made_store(project: Project, how: int
 @pytest.mark.timeout(900)
 def test_a_first_run_killed_at_any_moment(project: Project) -> None:
     for moment in range(12):
-        process = start(project)
-        time.sleep(0.8 + 0.2 * moment)
-        process.kill()
-        process.communicate()
+        with project.started(KEDRO, "run"):
+            time.sleep(0.8 + 0.2 * moment)
         done = project.attempt(KEDRO, "run")
         assert done.returncode == 0, done.stdout + done.stderr
         assert project.runs()[-1].info.status == "FINISHED"
@@ -116,7 +96,7 @@ def refused(lab: Lab) -> str:
     return message
 
 
-def test_a_store_of_an_older_mlflow_is_told_and_left_as_it_is(lab: Lab) -> None:
+def test_a_store_of_an_older_mlflow_is_refused_and_left_as_it_is(lab: Lab) -> None:
     with closing(sqlite3.connect(lab.store)) as database, database:
         database.execute("DROP TABLE webhooks")  # a table that came late
         database.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
@@ -129,7 +109,7 @@ def test_a_store_of_an_older_mlflow_is_told_and_left_as_it_is(lab: Lab) -> None:
     assert lab.store.read_bytes() == before
 
 
-def test_a_store_of_a_newer_mlflow_is_told(lab: Lab) -> None:
+def test_a_store_of_a_newer_mlflow_is_refused(lab: Lab) -> None:
     with closing(sqlite3.connect(lab.store)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'fedcba987654'")
 
@@ -139,7 +119,7 @@ def test_a_store_of_a_newer_mlflow_is_told(lab: Lab) -> None:
     assert "pip install --upgrade mlflow" in message
 
 
-def test_half_a_store_is_told(lab: Lab) -> None:
+def test_half_a_store_is_refused(lab: Lab) -> None:
     with closing(sqlite3.connect(lab.store)) as database, database:
         database.execute("DROP TABLE alembic_version")
 
@@ -173,29 +153,15 @@ def test_a_store_that_another_program_is_making(lab: Lab, empty_store: Path) -> 
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
 
 
-@contextmanager
-def kedro_server(project: Project) -> Iterator[str]:
+def kedro_server(project: Project) -> HttpProcess:
     port = free_port()
-    command = [str(KEDRO), "server", "start", "--host=127.0.0.1", f"--port={port}"]
-    log = (project.path / "server.log").open("w")
-    process = subprocess.Popen(
-        command, cwd=project.path, env=project.environment(), stdout=log, stderr=log
+    return HttpProcess(
+        [KEDRO, "server", "start", "--host=127.0.0.1", f"--port={port}"],
+        f"http://127.0.0.1:{port}",
+        project.path / "server.log",
+        project.path,
+        project.environment(),
     )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health").close()
-                break
-            except OSError:
-                assert process.poll() is None, Path(log.name).read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.mark.slow
@@ -203,22 +169,23 @@ def test_16_requests_at_once_to_kedro_server(project: Project) -> None:
     """On a store that is not there yet; Kedro's run ids of so many are sometimes equal."""
 
     def post(number: int) -> dict[str, Any]:
-        body = json.dumps({"params": {"pause": number / 1e9}}).encode()
         request = urllib.request.Request(
-            f"{url}/run", data=body, headers={"Content-Type": "application/json"}
+            f"{server.url}/run",
+            data=json.dumps({"params": {"pause": number / 1e9}}).encode(),
+            headers={"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=300) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            body: dict[str, Any] = json.load(answer)
+            return body
 
-    with kedro_server(project) as url, ThreadPoolExecutor(16) as pool:
+    with kedro_server(project) as server, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(post, range(16)))
 
     assert [answer["status"] for answer in answers] == ["success"] * 16, answers
     runs = project.runs()
     assert [run.info.status for run in runs] == ["FINISHED"] * 16
     assert sorted(float(run.data.params["pause"]) for run in runs) == [n / 1e9 for n in range(16)]
-    assert [points_in(project.store, run) for run in runs] == [expected()] * 16
+    assert [points_in(project.store, run) for run in runs] == [flow_points(YIELDS)] * 16
 
 
 @pytest.fixture
@@ -242,7 +209,7 @@ def small(project: Project, tmp_path: Path) -> Iterator[tuple[Project, list[str]
             subprocess.run(["umount", disk], check=True)
 
 
-def test_a_full_disk_is_told_at_once_and_what_was_written_stays(
+def test_a_full_disk_is_raised_at_once_and_what_was_written_stays(
     small: tuple[Project, list[str], str],
 ) -> None:
     project, limited, full = small
@@ -254,10 +221,9 @@ def test_a_full_disk_is_told_at_once_and_what_was_written_stays(
     done = project.attempt(*limited, KEDRO, "run", "--params=yields=200")
 
     assert done.returncode == 1
-    told = " ".join((done.stdout + done.stderr).split())
-    assert full in told
-    spool = project.path / "mlflow-spool.db"
-    with closing(sqlite3.connect(f"file:{spool}?mode=ro", uri=True)) as database:
+    assert full in flat(done.stdout + done.stderr)
+    outbox = f"file:{project.outbox}?mode=ro"
+    with closing(sqlite3.connect(outbox, uri=True)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         (points,) = database.execute("SELECT count(*) FROM metrics").fetchone()
     assert points >= 1000

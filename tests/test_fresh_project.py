@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import STARTER, TEMPLATE, Project
+from helpers import PACKAGE, STARTER, Project, run_command
 
 PYTHON = sys.executable
 
@@ -50,12 +50,11 @@ def test_pre_commit_has_nothing_to_say(project: Project) -> None:
 
 @pytest.mark.slow
 def test_pre_commit_has_nothing_to_say_of_the_starter(tmp_path: Path) -> None:
-    starter = Project.__new__(Project)
-    starter.path = Path(shutil.copytree(STARTER, tmp_path / "starter", ignore=_ignored))
-    starter.command("git", "init", "--quiet")
-    starter.command("git", "add", "--all")
+    starter = Path(shutil.copytree(STARTER, tmp_path / "starter", ignore=_ignored))
+    run_command("git", "init", "--quiet", cwd=starter)
+    run_command("git", "add", "--all", cwd=starter)
 
-    starter.command(PYTHON, "-m", "pre_commit", "run", "--all-files")
+    run_command(PYTHON, "-m", "pre_commit", "run", "--all-files", cwd=starter)
 
 
 def _ignored(folder: str, names: list[str]) -> set[str]:
@@ -95,7 +94,9 @@ def test_a_project_without_a_pipeline_says_so(bake: Callable[..., Path]) -> None
 def test_the_bundled_part_is_the_same_text_in_every_project(bake: Callable[..., Path]) -> None:
     project = Project(bake(project_name="Another", separator="/", include_example="no"))
 
-    template = TEMPLATE / "src" / "{{ cookiecutter.python_package }}" / "tracking"
-    for path in template.glob("*.py"):
-        baked = project.path / "src" / "another" / "tracking" / path.name
-        assert baked.read_text() == path.read_text()
+    baked = project.path / "src" / "another"
+    paths = sorted(PACKAGE.glob("tracking/**/*.py"))
+    assert len(paths) > 20
+    for path in paths:
+        assert (baked / path.relative_to(PACKAGE)).read_text() == path.read_text()
+    assert len(list(baked.glob("tracking/**/*.py"))) == len(paths)

@@ -16,11 +16,11 @@ from typing import Any
 import kedro
 import pytest
 import yaml
-from conftest import KEDRO, STARTER, TEMPLATE
 from cookiecutter.environment import StrictEnvironment
 from cookiecutter.exceptions import CookiecutterException, OutputDirExistsException
 from cookiecutter.main import cookiecutter
-from hypothesis import given, settings
+from helpers import KEDRO, STARTER, TEMPLATE
+from hypothesis import given
 from hypothesis import strategies as st
 from jinja2 import TemplateError
 from pre_gen_project import refuse
@@ -47,24 +47,32 @@ FILES = {
     "src/PACKAGE/settings.py",
     "src/PACKAGE/cli.py",
     "src/PACKAGE/tracking/__init__.py",
-    "src/PACKAGE/tracking/client.py",
-    "src/PACKAGE/tracking/commands.py",
+    "src/PACKAGE/tracking/cli.py",
     "src/PACKAGE/tracking/config.py",
     "src/PACKAGE/tracking/dataset.py",
-    "src/PACKAGE/tracking/errors.py",
+    "src/PACKAGE/tracking/delivery/__init__.py",
+    "src/PACKAGE/tracking/delivery/delivery.py",
+    "src/PACKAGE/tracking/delivery/opening.py",
+    "src/PACKAGE/tracking/delivery/outbox.py",
+    "src/PACKAGE/tracking/delivery/route.py",
+    "src/PACKAGE/tracking/delivery/sync.py",
     "src/PACKAGE/tracking/hook.py",
-    "src/PACKAGE/tracking/liveness.py",
-    "src/PACKAGE/tracking/patience.py",
+    "src/PACKAGE/tracking/names.py",
     "src/PACKAGE/tracking/points.py",
+    "src/PACKAGE/tracking/process/__init__.py",
+    "src/PACKAGE/tracking/process/liveness.py",
+    "src/PACKAGE/tracking/process/mlflow_globals.py",
+    "src/PACKAGE/tracking/process/state.py",
+    "src/PACKAGE/tracking/process/termination.py",
     "src/PACKAGE/tracking/provenance.py",
     "src/PACKAGE/tracking/redaction.py",
     "src/PACKAGE/tracking/run.py",
-    "src/PACKAGE/tracking/signals.py",
-    "src/PACKAGE/tracking/spool.py",
-    "src/PACKAGE/tracking/sqlite.py",
-    "src/PACKAGE/tracking/store.py",
-    "src/PACKAGE/tracking/sync.py",
-    "src/PACKAGE/tracking/writer.py",
+    "src/PACKAGE/tracking/store/__init__.py",
+    "src/PACKAGE/tracking/store/client.py",
+    "src/PACKAGE/tracking/store/errors.py",
+    "src/PACKAGE/tracking/store/mlflow_store.py",
+    "src/PACKAGE/tracking/store/queries.py",
+    "src/PACKAGE/tracking/store/sqlite.py",
     "tests/conftest.py",
     "tests/test_tracking.py",
 }
@@ -146,9 +154,9 @@ def load(project: Path, name: str) -> Any:
 def test_with_a_name_nothing_is_asked(starter: Path, tmp_path: Path) -> None:
     relative = os.path.relpath(starter, tmp_path)
 
-    told = run(tmp_path, KEDRO, "new", f"--starter={relative}", "--name", "My Project")
+    printed = run(tmp_path, KEDRO, "new", f"--starter={relative}", "--name", "My Project")
 
-    assert "Project Name" not in told
+    assert "Project Name" not in printed
     assert files(tmp_path / "my-project") == expected("my_project")
     settings = (tmp_path / "my-project/src/my_project/settings.py").read_text()
     assert "HOOKS = (MlflowPipelineHook(),)" in settings
@@ -165,9 +173,9 @@ def test_from_git(starter: Path, tmp_path: Path) -> None:
 
 
 def test_without_a_name_the_name_alone_is_asked(starter: Path, tmp_path: Path) -> None:
-    told = run(tmp_path, KEDRO, "new", f"--starter={starter}", typed="Asked For\n")
+    printed = run(tmp_path, KEDRO, "new", f"--starter={starter}", typed="Asked For\n")
 
-    assert told.count("[New Kedro Project]:") == 1  # a second question would find no answer
+    assert printed.count("[New Kedro Project]:") == 1  # a second question would find no answer
     assert files(tmp_path / "asked-for") == expected("asked_for")
 
 
@@ -420,7 +428,6 @@ def test_what_is_not_text_is_refused(key: str, value: object) -> None:
     assert refusal == f"{key} is {value!r}, which is not text; put it in quotes."
 
 
-@settings(deadline=None)
 @given(
     st.fixed_dictionaries(
         {
@@ -434,7 +441,6 @@ def test_any_text_is_accepted_or_refused_in_one_sentence(answers: dict[str, str]
     assert refusal is None or (refusal.isprintable() and refusal.endswith("."))
 
 
-@settings(deadline=None)
 @given(
     project_name=st.from_regex(r"[^\W_][\w -]+", fullmatch=True),
     tracking_uri=st.from_regex(r"[a-z]+://\S+", fullmatch=True),
@@ -489,9 +495,9 @@ def test_a_refusal_is_one_sentence_and_leaves_nothing_behind(
         make(tmp_path / "out", answers)
 
     assert list(tmp_path.rglob("*")) == [tmp_path / "out"]
-    (told,) = capfd.readouterr().err.splitlines()
-    assert told.startswith("Refused: ")
-    assert_one_sentence(told, key, re.sub(r"\{% \w+ %\}", "", value))
+    (printed,) = capfd.readouterr().err.splitlines()
+    assert printed.startswith("Refused: ")
+    assert_one_sentence(printed, key, re.sub(r"\{% \w+ %\}", "", value))
 
 
 @pytest.mark.parametrize(

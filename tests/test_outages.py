@@ -1,4 +1,4 @@
-"""A store that is away, at the start or later, costs no training run and no point."""
+"""An outage of the store, at the start or later, costs no training run and no point."""
 
 from __future__ import annotations
 
@@ -14,17 +14,34 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from conftest import KEDRO, STARTER, Lab, Project, points_in, runs_in
-from faults import FAULTS, FaultyProxy, Server, free_port
-from kedro.framework.session import KedroSession
+from faults import FAULTS, FaultyProxy, Server
+from helpers import (
+    FLOW_KEYS,
+    KEDRO,
+    Lab,
+    Project,
+    flow_points,
+    free_port,
+    points_in,
+    runs_in,
+    wait_until,
+)
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
+from lab.tracking import MlflowMetricsDataset
+from lab.tracking.process.state import gc_paused_for_import
+from lab.tracking.run import TrackedRun
+from lab.tracking.store.errors import is_transient
+from lab.tracking.store.mlflow_store import Retry
+from lab.tracking.store.sqlite import locked
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
@@ -37,18 +54,6 @@ from mlflow.protos.databricks_pb2 import (
     UNAUTHENTICATED,
 )
 from sqlalchemy.exc import OperationalError
-from tracking.client import importing
-from tracking.patience import is_passing, patiently
-
-KEYS = 200  # of lab/flow.py
-
-
-def flow_points(yields: int) -> dict[str, list[tuple[int, float]]]:
-    """All points of the pipeline ``flow``."""
-    return {
-        f"flow_metrics.k{key}": [(step, key + step / 1000) for step in range(yields)]
-        for key in range(KEYS)
-    }
 
 
 def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
@@ -68,10 +73,12 @@ def count(store: Path) -> int:
         return number
 
 
-@pytest.fixture
-def impatient(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An outage is one after 2 seconds instead of 20."""
-    monkeypatch.setattr("lab.tracking.spool.LATER", 2.0)
+@contextmanager
+def outage_after(seconds: float) -> Iterator[None]:
+    """Requests are tried for so many seconds instead of 20."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab.tracking.store.mlflow_store.RETRY_SECONDS", seconds)
+        yield
 
 
 @pytest.fixture
@@ -85,7 +92,7 @@ def gone(lab: Lab, tmp_path: Path) -> Iterator[Server]:
 # At the start
 
 
-def test_a_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
+def test_a_server_that_is_not_there_is_an_error_within_10_seconds(lab: Lab) -> None:
     address = f"127.0.0.1:{free_port()}"
     lab.configure(tracking_uri=f"http://user:hunter2@{address}")
     start = time.monotonic()
@@ -102,7 +109,7 @@ def test_a_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
     assert "hunter2" not in message
 
 
-def test_a_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None:
+def test_a_server_that_never_answers_is_an_error_within_10_seconds(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lab.configure(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
@@ -113,18 +120,69 @@ def test_a_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None
         assert time.monotonic() - start < 10
 
 
-def test_a_database_server_that_is_not_there_is_told_within_10_seconds(lab: Lab) -> None:
+class SlowServer(ThreadingHTTPServer):
+    """A tracking server that answers the first request after 5 seconds, and no other."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _SlowHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests: list[str] = []
+        self.end = threading.Event()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that has gone is what this is about."""
+
+
+class _SlowHandler(BaseHTTPRequestHandler):
+    server: SlowServer
+
+    def do_GET(self) -> None:
+        self.server.requests.append(self.path)
+        if len(self.server.requests) > 1:
+            self.server.end.wait()
+            return
+        time.sleep(5)
+        experiment = {"experiment_id": "1", "name": "lab", "lifecycle_stage": "active"}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"experiment": experiment}).encode())
+
+    do_POST = do_GET
+
+    def log_message(self, *arguments: object) -> None:
+        """Silent."""
+
+
+def test_all_requests_of_the_start_share_one_deadline(lab: Lab) -> None:
+    with SlowServer() as server:
+        threading.Thread(target=server.serve_forever).start()
+        lab.configure(tracking_uri=server.url)
+        start = time.monotonic()
+        try:
+            with pytest.raises(click.ClickException, match="can't be reached: it does not answer"):
+                lab.run("everything")
+        finally:
+            server.end.set()
+            server.shutdown()
+
+    assert 5 < time.monotonic() - start < 10
+    assert len(server.requests) > 1
+
+
+def test_a_database_server_that_is_not_there_is_an_error_within_10_seconds(lab: Lab) -> None:
     lab.configure(tracking_uri=f"mysql+pymysql://user:hunter2@127.0.0.1:{free_port()}/mlflow")
     start = time.monotonic()
 
-    with pytest.raises(click.ClickException, match="can't be reached: Connection refused") as told:
+    with pytest.raises(click.ClickException, match="reached: Connection refused") as caught:
         lab.run("everything")
 
     assert time.monotonic() - start < 10
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(caught.value)
 
 
-def test_a_database_server_that_never_answers_is_told_within_10_seconds(lab: Lab) -> None:
+def test_a_database_server_that_never_answers_is_an_error_within_10_seconds(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         lab.configure(tracking_uri=f"mysql+pymysql://user:hunter2@127.0.0.1:{port}/mlflow")
@@ -136,7 +194,7 @@ def test_a_database_server_that_never_answers_is_told_within_10_seconds(lab: Lab
         assert time.monotonic() - start < 10
 
 
-def test_a_database_locked_for_longer_is_told_within_10_seconds(lab: Lab) -> None:
+def test_a_database_locked_for_longer_is_an_error_within_10_seconds(lab: Lab) -> None:
     with closing(sqlite3.connect(lab.store, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
         start = time.monotonic()
@@ -147,33 +205,32 @@ def test_a_database_locked_for_longer_is_told_within_10_seconds(lab: Lab) -> Non
         assert time.monotonic() - start < 11
 
 
-def test_with_spool_the_run_goes_on_and_is_brought_home(
+def test_with_spool_the_run_goes_on_and_is_synced(
     lab: Lab, gone: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool", experiment="digits")
 
     lab.run("own_calls", params={"unused": 1})
 
-    told = (
+    warning = (
         f"The MLflow store {gone.url} can't be reached (Connection refused). The run is written"
         " to mlflow-spool.db, for `kedro metrics sync`."
     )
-    assert told in [record.getMessage() for record in caplog.records]
-    (spooled,) = runs_in(lab.spool)
-    assert spooled.info.status == "FINISHED"
-    before = stamps_in(lab.spool, spooled)
+    assert warning in [record.getMessage() for record in caplog.records]
+    (waiting,) = runs_in(lab.outbox)
+    assert waiting.info.status == "FINISHED"
+    before = stamps_in(lab.outbox, waiting)
     assert set(before) == {"one_metrics.score", "two_metrics.score", "own.one", "own.two"}
     gone.start()
     done, (line,) = lab.sync()
     assert done
     (run,) = lab.runs()
-    (home,) = lab.runs()
-    assert line == f"Brought own_calls: 4 points, to run {home.info.run_id} in {gone.url}."
+    assert line == f"Synced own_calls: 4 points, to run {run.info.run_id} in {gone.url}."
     assert stamps_in(lab.store, run) == before
     for fact in ("run_name", "status", "start_time", "end_time", "user_id"):
-        assert getattr(run.info, fact) == getattr(spooled.info, fact), fact
-    assert run.data.params == spooled.data.params == {"own.one": "1", "own.two": "1"}
-    tags = {k: v for k, v in spooled.data.tags.items() if "spool" not in k}
+        assert getattr(run.info, fact) == getattr(waiting.info, fact), fact
+    assert run.data.params == waiting.data.params == {"own.one": "1", "own.two": "1"}
+    tags = {k: v for k, v in waiting.data.tags.items() if "spool" not in k}
     assert tags.items() - run.data.tags.items() <= {
         (k, tags[k]) for k in ("kedro.machine", "kedro.process")
     }
@@ -183,12 +240,12 @@ def test_with_spool_the_run_goes_on_and_is_brought_home(
         "one.json",
         "two.json",
     }
-    assert lab.sync() == (True, ["Nothing to bring home: mlflow-spool.db has no runs that wait."])
+    assert lab.sync() == (True, ["Nothing to sync: mlflow-spool.db has no runs that wait."])
     assert len(lab.runs()) == 1
 
 
 @pytest.mark.slow
-def test_a_failed_run_comes_home_as_failed(lab: Lab, gone: Server) -> None:
+def test_a_failed_run_is_synced_as_failed(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     with pytest.raises(ValueError, match="the data is gone"):
         lab.run("ends", params={"end": "error"})
@@ -201,7 +258,7 @@ def test_a_failed_run_comes_home_as_failed(lab: Lab, gone: Server) -> None:
     assert run.data.tags["kedro.error"] == "ValueError: the data is gone: https://example.com/data"
 
 
-def test_a_given_run_is_brought_its_points_and_left_open(lab: Lab, server: Server) -> None:
+def test_an_external_run_is_synced_and_left_open(lab: Lab, server: Server) -> None:
     client = MlflowClient(server.url)
     run_id = client.create_run("0").info.run_id
     server.stop()
@@ -226,42 +283,41 @@ def test_what_belongs_to_another_store_stays(lab: Lab, gone: Server) -> None:
     assert not done
     assert f"it belongs to {gone.url}, not to sqlite:///{lab.store}; set" in line
     assert lab.runs() == []
-    assert len(runs_in(lab.spool)) == 1
+    assert len(runs_in(lab.outbox)) == 1
 
 
 @pytest.mark.slow
-def test_what_can_not_be_brought_stays_and_the_rest_is_brought(lab: Lab, server: Server) -> None:
+def test_what_can_not_be_synced_stays_and_the_rest_is_synced(lab: Lab, server: Server) -> None:
     client = MlflowClient(server.url)
     deleted = client.create_run("0").info.run_id
     server.stop()
     lab.configure(tracking_uri=server.url, on_outage="spool")
     lab.run("everything", node_names=["a"], params={"mlflow_run_id": deleted})
     lab.run("everything", node_names=["b"])
-    spool = MlflowClient(f"sqlite:///{lab.spool}")
-    (experiment,) = {run.info.experiment_id for run in runs_in(lab.spool)}
-    spool.create_run(experiment, tags={"kedro.spool.store": server.url})
+    outbox = MlflowClient(f"sqlite:///{lab.outbox}")
+    (experiment,) = {run.info.experiment_id for run in runs_in(lab.outbox)}
+    outbox.create_run(experiment, tags={"kedro.spool.store": server.url})
     server.start()
     client.delete_run(deleted)
 
-    done, told = lab.sync()
+    done, lines = lab.sync()
 
     assert not done
-    starts = [line.partition(" ")[0] for line in told]
-    assert starts == ["Left", "Brought", "Left"], told
-    assert "deleted" in told[0] or "active" in told[0]
-    assert "it is still running, or was on another machine (then: --running)" in told[2]
-    assert [line.partition(" ")[0] for line in lab.sync(running=True)[1]] == ["Left", "Brought"]
+    starts = [line.partition(" ")[0] for line in lines]
+    assert starts == ["Left", "Synced", "Left"], lines
+    assert "deleted" in lines[0] or "active" in lines[0]
+    assert "it is still running, or was on another machine (then: --running)" in lines[2]
+    assert [line.partition(" ")[0] for line in lab.sync(running=True)[1]] == ["Left", "Synced"]
     assert sorted(run.info.status for run in lab.runs()) == ["FINISHED", "KILLED"]
 
 
 @pytest.mark.slow
-def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
-    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
+def test_a_run_taken_for_dead_whose_end_was_in_the_outbox(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.configure(tracking_uri=server.url)
-    killer = at(1000, lab.store, lambda: server.stop(signal.SIGKILL))
-    lab.run("flow", params={"yields": 20, "pause": 0.1})
-    killer.join()
+    with outage_after(2), at(1000, lab.store, lambda: server.stop(signal.SIGKILL)):
+        lab.run("flow", params={"yields": 20, "pause": 0.1})
     server.start()
     client = MlflowClient(server.url)
     (run,) = lab.runs()
@@ -270,7 +326,7 @@ def test_a_run_taken_for_dead_whose_end_was_in_the_spool(
     lab.run("everything", node_names=["a"])
     assert client.get_run(run.info.run_id).info.status == "RUNNING"  # its end is known here
     assert "mlflow-spool.db has 1 run(s) that wait for `kedro metrics sync`." in caplog.text
-    # A project elsewhere, without the spool, does not know it.
+    # A project elsewhere, without the outbox, does not know it.
     client.set_tag(run.info.run_id, "kedro.error", "The process was killed.")
     client.set_terminated(run.info.run_id, "KILLED")
 
@@ -295,14 +351,14 @@ def test_runs_that_the_catalog_names_in_an_outage(
     lab.configure(on_outage="spool")
     lab.run("everything", node_names=["a"])
     lab.run("everything", node_names=["a", "b"])
-    assert [run.info.status for run in runs_in(lab.spool)] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs_in(lab.outbox)] == ["FINISHED"] * 3
     server.start()
 
     assert lab.sync()[0]
 
-    given, other = lab.runs()
-    assert (given.info.run_id, given.info.status) == (run_id, "RUNNING")
-    assert points_in(lab.store, given)["a_metrics.score"] == [(0, 0.5), (1, 0.5)]
+    external, other = lab.runs()
+    assert (external.info.run_id, external.info.status) == (run_id, "RUNNING")
+    assert points_in(lab.store, external)["a_metrics.score"] == [(0, 0.5), (1, 0.5)]
     assert points_in(lab.store, other)["b_metrics.score"] == [(0, 0.5)]
 
 
@@ -313,7 +369,7 @@ def test_a_run_that_the_catalog_names_and_that_is_not_there(lab: Lab) -> None:
         lab.run("everything", node_names=["a"])
 
 
-def test_nested_runs_of_a_node_come_home_with_their_parent(lab: Lab, gone: Server) -> None:
+def test_nested_runs_of_a_node_are_synced_with_their_parent(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     lab.run("nested")
     gone.start()
@@ -327,26 +383,24 @@ def test_nested_runs_of_a_node_come_home_with_their_parent(lab: Lab, gone: Serve
 
 
 @pytest.mark.parametrize("state", ["damaged", "older"])
-def test_a_spool_that_can_not_be_read_fails_no_run_whose_store_is_there(
+def test_an_outbox_that_can_not_be_read_fails_no_run_whose_store_is_there(
     lab: Lab, make_store: Callable[[str], Path], state: str
 ) -> None:
     if state == "damaged":
-        lab.spool.write_bytes(b"no database at all" * 100)
+        lab.outbox.write_bytes(b"no database at all" * 100)
     else:
-        make_store("older.db").rename(lab.spool)
-        with closing(sqlite3.connect(lab.spool)) as database, database:
+        make_store("older.db").rename(lab.outbox)
+        with closing(sqlite3.connect(lab.outbox)) as database, database:
             database.execute("UPDATE alembic_version SET version_num = '0584bdc529eb'")
     try:
         lab.run("everything", node_names=["a"])
     finally:
-        lab.spool.unlink()
+        lab.outbox.unlink()
 
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
 
 
 def test_one_sync_at_a_time(lab: Lab, gone: Server) -> None:
-    from lab.tracking.sqlite import locked
-
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     lab.run("everything", node_names=["a"])
     with (
@@ -371,16 +425,13 @@ def test_a_store_removed_in_a_living_process(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_given_run_twice_with_an_outage_and_a_sync_between(
-    lab: Lab, server: Server, impatient: None
-) -> None:
+def test_an_external_run_twice_with_an_outage_and_a_sync_between(lab: Lab, server: Server) -> None:
     client = MlflowClient(server.url)
     run_id = client.create_run("0").info.run_id
     lab.configure(tracking_uri=server.url)
     params = {"yields": 20, "pause": 0.1, "mlflow_run_id": run_id}
-    killer = at(1000, lab.store, lambda: server.stop(signal.SIGKILL))
-    lab.run("flow", params=params)
-    killer.join()
+    with outage_after(2), at(1000, lab.store, lambda: server.stop(signal.SIGKILL)):
+        lab.run("flow", params=params)
     server.start()
     assert lab.sync()[0]
 
@@ -391,28 +442,34 @@ def test_a_given_run_twice_with_an_outage_and_a_sync_between(
     assert [step for step, _ in points_in(lab.store, run)["flow_metrics.k0"]] == list(range(40))
 
 
-def at(points: int, store: Path, what: Callable[[], Any]) -> threading.Thread:
-    """Do something when the store has so many points, on a thread of its own."""
+@contextmanager
+def meanwhile(action: Callable[[], object]) -> Iterator[None]:
+    """Do something on a thread of its own, while the block runs; it ends with both."""
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(action)
+        yield
+        done.result()
+
+
+@contextmanager
+def at(points: int, store: Path, action: Callable[[], object]) -> Iterator[None]:
+    """Do something when the store has so many points, while the block runs."""
 
     def watch() -> None:
-        while count(store) < points:
-            time.sleep(0.05)
-        what()
+        wait_until(lambda: count(store) >= points)
+        action()
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    return thread
+    with meanwhile(watch):
+        yield
 
 
 def test_a_server_killed_in_a_stream_and_never_again(
-    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.configure(tracking_uri=server.url)
-    killer = at(2000, lab.store, lambda: server.stop(signal.SIGKILL))
+    with outage_after(2), at(2000, lab.store, lambda: server.stop(signal.SIGKILL)):
+        lab.run("flow", params={"yields": 100, "pause": 0.02})
 
-    lab.run("flow", params={"yields": 100, "pause": 0.02})
-
-    killer.join()
     assert [r for r in caplog.records if "The run goes on" in r.getMessage()]
     (run,) = lab.runs()
     assert run.info.status == "RUNNING"  # for all that the server knows
@@ -423,41 +480,48 @@ def test_a_server_killed_in_a_stream_and_never_again(
     assert run.info.status == "FINISHED"
     assert count(lab.store) == 20_000
     assert points_in(lab.store, run) == flow_points(100)
-    assert lab.sync()[1] == ["Nothing to bring home: mlflow-spool.db has no runs that wait."]
+    assert lab.sync()[1] == ["Nothing to sync: mlflow-spool.db has no runs that wait."]
 
 
 @pytest.mark.slow
 def test_a_server_killed_in_a_stream_and_started_again(
-    lab: Lab, server: Server, impatient: None, caplog: pytest.LogCaptureFixture
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
+    running = tmp_path / "running"
+    running.touch()
+
+    def is_logged(text: str) -> bool:
+        return any(text in record.getMessage() for record in list(caplog.records))
+
     def restart() -> None:
-        server.stop(signal.SIGKILL)
-        time.sleep(5)
-        server.start()
+        try:
+            wait_until(lambda: count(lab.store) >= 2000)
+            server.stop(signal.SIGKILL)
+            wait_until(lambda: is_logged("The run goes on"))
+            server.start()
+            wait_until(lambda: is_logged("answers again"), 120)
+        finally:
+            running.unlink()  # the node ends
 
     lab.configure(tracking_uri=server.url)
-    killer = at(2000, lab.store, restart)
+    with meanwhile(restart):
+        lab.run("endless", params={"until_removed": str(running)})
 
-    lab.run("flow", params={"yields": 100, "pause": 0.25})
-
-    killer.join()
-    assert [r for r in caplog.records if "is back" in r.getMessage()]
+    yields = len(running.with_suffix(".yields").read_text().splitlines())
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
-    assert lab.spool.exists()
+    assert lab.outbox.exists()
     assert lab.sync()[0]
     (run,) = lab.runs()
-    assert count(lab.store) == 20_000
-    assert points_in(lab.store, run) == flow_points(100)
+    assert run.info.status == "FINISHED"
+    assert count(lab.store) == yields * FLOW_KEYS
+    assert points_in(lab.store, run) == flow_points(yields, "endless_metrics")
 
 
-def test_workers_share_one_spooled_run(
+def test_workers_share_one_run_in_the_outbox(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEDRO_MP_CONTEXT", "fork")
-    monkeypatch.setattr("lab.tracking.spool.LATER", 0.5)
-    from lab.tracking.run import TrackedRun
-
     log_params = TrackedRun.log_params
 
     def then_kill(self: Any, parameters: Any) -> None:  # when the run is there, before any node
@@ -467,10 +531,11 @@ def test_workers_share_one_spooled_run(
     monkeypatch.setattr(TrackedRun, "log_params", then_kill)
     lab.configure(tracking_uri=server.url)
 
-    lab.run("everything", runner=ParallelRunner())
+    with outage_after(0.5):
+        lab.run("everything", runner=ParallelRunner())
 
-    (spooled,) = runs_in(lab.spool)
-    assert spooled.info.status == "FINISHED"
+    (waiting,) = runs_in(lab.outbox)
+    assert waiting.info.status == "FINISHED"
     server.start()
     assert lab.sync()[0]
     (run,) = lab.runs()
@@ -486,17 +551,14 @@ def test_a_proxy_that_fails_three_of_ten(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    proxy = FaultyProxy(server.url, share=0.3, patience=1)
-    lab.configure(tracking_uri=proxy.url, on_outage="spool")
-    try:
+    with FaultyProxy(server.url, share=0.3, timeout=1) as proxy:
+        lab.configure(tracking_uri=proxy.url, on_outage="spool")
         for _ in range(3):
             lab.run("flow", params={"yields": 100, "pause": 0})
         assert sum(proxy.seen.values()) >= len(FAULTS), proxy.seen
         for _ in range(20):
             if lab.sync()[0]:
                 break
-    finally:
-        proxy.shutdown()
     runs = lab.runs()
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert [points_in(lab.store, run) for run in runs] == [flow_points(100)] * 3
@@ -511,14 +573,12 @@ def test_a_locked_database(lab: Lab) -> None:
             time.sleep(10)
             database.execute("ROLLBACK")
 
-    locker = at(2000, lab.store, lock)
+    with at(2000, lab.store, lock):
+        lab.run("flow", params={"yields": 100, "pause": 0.03})
 
-    lab.run("flow", params={"yields": 100, "pause": 0.03})
-
-    locker.join()
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
-    if lab.spool.exists():
+    if lab.outbox.exists():
         assert lab.sync()[0]
     assert points_in(lab.store, run) == flow_points(100)
 
@@ -528,74 +588,60 @@ def test_a_password_that_is_refused_later(
     lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It may have been changed; the training is not to blame. Trying again would be useless."""
-    proxy = FaultyProxy(server.url, share=0, patience=1)
-    lab.configure(tracking_uri=proxy.url)
+    with FaultyProxy(server.url, share=0, timeout=1) as proxy:
+        lab.configure(tracking_uri=proxy.url)
 
-    def refuse() -> None:
-        proxy.always = 401
+        def refuse() -> None:
+            proxy.always = 401
 
-    refuser = at(1000, lab.store, refuse)
-    lab.run("flow", params={"yields": 20, "pause": 0.1})
-    refuser.join()
-    proxy.always = None
+        with at(1000, lab.store, refuse):
+            lab.run("flow", params={"yields": 20, "pause": 0.1})
+        proxy.always = None
 
-    assert [r for r in caplog.records if "error code 401" in r.getMessage()]
-    assert lab.sync()[0]
-    proxy.shutdown()
+        assert [r for r in caplog.records if "error code 401" in r.getMessage()]
+        assert lab.sync()[0]
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
     assert points_in(lab.store, run) == flow_points(20)
 
 
-def test_what_is_refused_at_the_start_is_told_at_once(lab: Lab) -> None:
-    proxy = FaultyProxy("nowhere", share=0, patience=1)
-    lab.configure(tracking_uri=proxy.url, on_outage="spool")
-    for status in (401, 403, 404):
-        proxy.always = status
-        start = time.monotonic()
+def test_what_is_refused_at_the_start_is_raised_at_once(lab: Lab) -> None:
+    with FaultyProxy("nowhere", share=0, timeout=1) as proxy:
+        lab.configure(tracking_uri=proxy.url, on_outage="spool")
+        for status in (401, 403, 404):
+            proxy.always = status
+            start = time.monotonic()
 
-        with pytest.raises(click.ClickException, match=f"can't be used: .* {status} "):
-            lab.run("everything")
+            with pytest.raises(click.ClickException, match=f"can't be used: .* {status} "):
+                lab.run("everything")
 
-        assert time.monotonic() - start < 5
-    assert not lab.spool.exists()
-    proxy.shutdown()
+            assert time.monotonic() - start < 5
+    assert not lab.outbox.exists()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_path: Path) -> None:
     project = Project(bake(include_example="no"))
-    flow = (STARTER / "tests/lab/flow.py").read_text()
-    project.write("src/PACKAGE/pipelines/flow/__init__.py", flow)
+    project.add_pipeline("flow")
     project.write("conf/base/parameters.yml", "yields: 100\npause: 0\n")
     server = Server(store, tmp_path)
     project.write("conf/local/mlflow.yml", f"tracking_uri: {server.url}\non_outage: spool\n")
     project.kedro("run")
     project.kedro("run")
-    first, second = runs_in(project.path / "mlflow-spool.db")
+    first, second = runs_in(project.outbox)
     dice = random.Random(0)
-    server.start()
-    try:
+    with server:
         killed = 0
         for _ in range(20):
-            process = subprocess.Popen(
-                [KEDRO, "metrics", "sync"],
-                cwd=project.path,
-                env=project.environment(),
-                stdout=subprocess.DEVNULL,
-            )
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(1, 4))
-            killed += process.poll() is None
-            process.kill()
-            process.wait()
-        told = project.kedro("metrics", "sync").stdout
+            with project.started(KEDRO, "metrics", "sync") as process:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(dice.uniform(1, 4))
+                killed += process.running.poll() is None
+        last = project.kedro("metrics", "sync").stdout
         again = project.kedro("metrics", "sync").stdout
-    finally:
-        server.stop()
 
-    assert killed >= 5, told
+    assert killed >= 5, last
     assert "has no runs that wait" in " ".join(again.split())
     runs = runs_in(store)
     assert [run.info.status for run in runs] == ["FINISHED", "FINISHED"]
@@ -604,18 +650,12 @@ def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_pa
     assert count(store) == 40_000
 
 
-def test_a_load_in_an_outage_is_one_sentence_without_a_password(
-    lab: Lab, gone: Server, impatient: None
-) -> None:
-    from lab.tracking import MlflowMetricsDataset
-
+def test_a_load_in_an_outage_is_one_sentence_without_a_password(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url.replace("http://", "http://me:hunter2@"))
-    with lab.session() as session:
-        assert isinstance(session, KedroSession)
-        session.load_context()
+    lab.context()
     dataset = MlflowMetricsDataset(run_id="0" * 32)
 
-    with pytest.raises(DatasetError) as caught:
+    with outage_after(2), pytest.raises(DatasetError) as caught:
         dataset.load()
 
     assert "can't be reached: Connection refused" in str(caught.value)
@@ -623,17 +663,13 @@ def test_a_load_in_an_outage_is_one_sentence_without_a_password(
 
 
 def test_a_load_of_a_run_that_is_not_there(lab: Lab) -> None:
-    from lab.tracking import MlflowMetricsDataset
-
-    with lab.session() as session:
-        assert isinstance(session, KedroSession)
-        session.load_context()
+    lab.context()
 
     with pytest.raises(DatasetError, match="0 not found"):
         MlflowMetricsDataset(run_id="0" * 32).load()
 
 
-# What passes and what does not
+# What is tried again and what is not
 
 
 def sql_error(text: str, driver: type[Exception]) -> Exception:
@@ -644,7 +680,7 @@ def sql_error(text: str, driver: type[Exception]) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("error", "passing"),
+    ("error", "transient"),
     [
         (ConnectionRefusedError("refused"), True),
         (TimeoutError("timed out"), True),
@@ -662,7 +698,7 @@ def sql_error(text: str, driver: type[Exception]) -> Exception:
         (ValueError("a bug"), False),
     ],
 )
-def test_what_is_tried_again(error: Exception, passing: bool) -> None:
+def test_what_is_tried_again(error: Exception, transient: bool) -> None:
     calls = 0
 
     def request() -> None:
@@ -670,14 +706,15 @@ def test_what_is_tried_again(error: Exception, passing: bool) -> None:
         calls += 1
         raise error
 
-    with pytest.raises(type(error)):
-        patiently(request, 0.5)
+    retry = Retry()
+    with pytest.raises(type(error)), retry.deadline(0.5):
+        retry(request)
 
-    assert (calls > 1) == is_passing(error) == passing
+    assert (calls > 1) == is_transient(error) == transient
 
 
 def test_the_collector_waits_for_an_import_and_comes_back() -> None:
-    with importing():
+    with gc_paused_for_import():
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0

@@ -13,13 +13,15 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
+from lab.tracking.dataset import Binding, MlflowMetricsDataset
+from lab.tracking.delivery.route import Destination
+from lab.tracking.names import MAX_KEY_LENGTH
+from lab.tracking.points import PointsError, allowed_name, parse
 from mlflow import MlflowClient
-from tracking.dataset import Binding, MlflowMetricsDataset
-from tracking.points import MAX_KEY_LENGTH, PointsError, clean, parse
-from tracking.store import MlflowRun
 
 NOTHING = (None, None)
 
@@ -165,10 +167,10 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+    ("data", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
 )
-def test_anything_else_is_refused_and_told(data: Any, told: str) -> None:
-    with pytest.raises(PointsError, match=told) as caught:
+def test_anything_else_is_refused_in_one_sentence(data: Any, message: str) -> None:
+    with pytest.raises(PointsError, match=message) as caught:
         parse(data)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -194,15 +196,15 @@ def test_anything_else_is_refused_and_told(data: Any, told: str) -> None:
     ],
 )
 def test_what_mlflow_refuses_in_a_name_is_replaced(name: str, cleaned: str) -> None:
-    assert clean(name) == cleaned
+    assert allowed_name(name) == cleaned
 
 
 @given(st.text(min_size=1))
 def test_a_cleaned_name_is_one_that_mlflow_takes(name: str) -> None:
     from mlflow.utils.validation import _validate_metric_name
 
-    _validate_metric_name(clean(name))
-    assert clean(clean(name)) == clean(name)
+    _validate_metric_name(allowed_name(name))
+    assert allowed_name(allowed_name(name)) == allowed_name(name)
 
 
 # --- from here on with a real store
@@ -219,8 +221,15 @@ def uri(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetricsDataset:
     run = MlflowClient(uri).create_run("0")
     dataset = MlflowMetricsDataset()
-    dataset.bind(Binding("m", prefix, separator, MlflowRun(uri, run.info.run_id), is_new=True))
+    destination = Destination(uri, run.info.run_id)
+    dataset.bind(Binding("m", prefix, separator, destination, is_new=True))
     return dataset
+
+
+def destination_of(dataset: MlflowMetricsDataset) -> Destination:
+    assert dataset._binding is not None
+    assert dataset._binding.destination is not None
+    return dataset._binding.destination
 
 
 def test_the_whole_payload_is_checked_before_anything_is_written(uri: str) -> None:
@@ -246,11 +255,11 @@ def test_the_next_step_counts_on_by_key(uri: str) -> None:
     assert [point["step"] for point in dataset.load()["b"]] == [0, 1, 2]
 
 
-def test_steps_count_on_from_what_a_given_run_has(uri: str) -> None:
+def test_steps_count_on_from_what_an_external_run_has(uri: str) -> None:
     first = bound(uri)
     first.save({"a": [0.1, 0.2]})
-    second = MlflowMetricsDataset(run_id=first._binding.run.run_id)  # type: ignore[union-attr]
-    second.bind(Binding("m", "m", ".", MlflowRun(uri, "another")))
+    second = MlflowMetricsDataset()
+    second.bind(Binding("m", "m", ".", destination_of(first)))
 
     second.save({"a": 0.3})
 
@@ -309,17 +318,17 @@ def test_a_name_that_mlflow_refuses_is_changed_with_one_warning(
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         ({"a@b": 1.0, "a(b": 1.0}, "'a@b' and 'a\\(b' are one key"),
         ({"a.b": 1.0, "a": {"b": 1.0}}, "'a.b' and 'a.b' are one key"),
         ({"x" * MAX_KEY_LENGTH: 1.0}, "252 characters; MLflow allows 250"),
     ],
 )
-def test_keys_that_cannot_be_are_refused(uri: str, data: Any, told: str) -> None:
+def test_keys_that_cannot_be_are_refused(uri: str, data: Any, message: str) -> None:
     dataset = bound(uri)
 
-    with pytest.raises(DatasetError, match=told):
+    with pytest.raises(DatasetError, match=message):
         dataset.save({"good": 1.0, **data})
 
     assert dataset.load() == {}
@@ -327,10 +336,9 @@ def test_keys_that_cannot_be_are_refused(uri: str, data: Any, told: str) -> None
 
 def test_a_prefix_does_not_pick_up_its_neighbours(uri: str) -> None:
     foo = bound(uri, "foo")
-    run = foo._binding.run  # type: ignore[union-attr]
     for prefix in ("foobar", "FOO", "fo_"):
         neighbour = MlflowMetricsDataset(prefix=prefix)
-        neighbour.bind(Binding("n", "n", ".", run, is_new=True))
+        neighbour.bind(Binding("n", prefix, ".", destination_of(foo), is_new=True))
         neighbour.save({"x": 1.0})
     assert not foo.exists()
 
@@ -344,7 +352,7 @@ def test_an_empty_prefix_is_none(uri: str) -> None:
     dataset = bound(uri, "")
     dataset.save({"a": 1.0})
 
-    keys = MlflowClient(uri).get_run(dataset._binding.run.run_id).data.metrics  # type: ignore[union-attr]
+    keys = MlflowClient(uri).get_run(destination_of(dataset).run_id).data.metrics
     assert set(keys) == {"a"}
     assert dataset.load() == {"a": {"value": 1.0, "step": 0}}
 
@@ -353,7 +361,7 @@ def test_a_timestamp_is_kept_and_one_save_has_one(uri: str) -> None:
     dataset = bound(uri)
     dataset.save({"given": {"value": 1.0, "timestamp": 1234}, "own": list(range(2500))})
 
-    client, run_id = MlflowClient(uri), dataset._binding.run.run_id  # type: ignore[union-attr]
+    client, run_id = MlflowClient(uri), destination_of(dataset).run_id
     assert [p.timestamp for p in client.get_metric_history(run_id, "m.given")] == [1234]
     assert len({p.timestamp for p in client.get_metric_history(run_id, "m.own")}) == 1
 
@@ -425,7 +433,7 @@ junk = st.recursive(
 
 def expected(data: Any) -> dict[str, set[tuple[int, str]]]:
     """What must be read back of a payload of the strategy above: its rules, written anew."""
-    return {clean(name): rows for name, rows in _expected(data).items() if rows}
+    return {allowed_name(name): rows for name, rows in _expected(data).items() if rows}
 
 
 def _expected(data: Any) -> dict[str, set[tuple[int, str]]]:
@@ -464,14 +472,14 @@ def check(uri: str, data: Any) -> dict[str, set[tuple[int, str]]] | None:
     }
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(payloads)
 def test_whatever_is_accepted_is_read_back(uri: str, data: Any) -> None:
     loaded = check(uri, data)
     assert loaded is None or loaded == expected(data)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(junk)
 def test_whatever_is_refused_writes_nothing(uri: str, data: Any) -> None:
     check(uri, data)
@@ -480,7 +488,7 @@ def test_whatever_is_refused_writes_nothing(uri: str, data: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", range(4))
-@settings(max_examples=1250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1250, suppress_health_check=list(HealthCheck))
 @given(payloads, junk)
 def test_any_payload_at_length(uri: str, part: int, accepted: Any, refused: Any) -> None:
     """10,000 payloads."""

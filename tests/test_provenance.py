@@ -8,13 +8,14 @@ from pathlib import Path
 
 import kedro
 import pytest
-from conftest import Lab
+from helpers import Lab
 from hypothesis import given
 from hypothesis import strategies as st
 from kedro.runner import ThreadRunner
+from lab.tracking.names import MAX_PARAM_LENGTH
+from lab.tracking.provenance import source_tags
+from lab.tracking.redaction import redact
 from mlflow import MlflowClient
-from tracking.provenance import MAX_PARAM_LENGTH, source_tags
-from tracking.redaction import redact
 
 
 def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_value_too_long_is_cut_with_a_warning(lab: Lab, caplog: pytest.LogCapt
     assert "The parameter 'text' has 7000 characters" in caplog.text
 
 
-def test_a_given_run_keeps_the_parameters_that_it_has(
+def test_an_external_run_keeps_the_parameters_that_it_has(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.run("parameters", params={"model": {"a": 1}, "text": "first"})

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Lab, Project, points_in
+from helpers import Lab, Project, points_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 
 CONTRACT_CATALOG = """
@@ -112,6 +112,19 @@ def test_every_runner_fills_exactly_one_run(
     assert points_in(lab.store, run) == ALL_BUT_STREAM | ({} if nodes else STREAM)
 
 
+@pytest.mark.parametrize("option", ["--async", "--runner-params=is_async=True"])
+def test_asynchronous_saves_by_the_command_line(lab: Lab, option: str) -> None:
+    nodes = f"--nodes={','.join(NO_GENERATOR)}"
+
+    with lab.command("everything", nodes, option) as process:
+        assert process.wait() == 0, process.output
+
+    assert "Asynchronous mode is enabled" in process.output
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert lab.points() == ALL_BUT_STREAM
+
+
 def test_a_worker_process_counts_on_from_where_the_run_is(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +171,7 @@ def test_the_example_draws_curves_and_is_accurate(example: Project) -> None:
     assert points["training_metrics.loss"][-1][1] < points["training_metrics.loss"][0][1]
 
 
-def test_two_datasets_that_write_one_key_are_told(
+def test_two_datasets_that_write_one_key_are_warned_of(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     prefixed = "{type: lab.tracking.MlflowMetricsDataset, prefix: baseline}"
@@ -166,13 +179,13 @@ def test_two_datasets_that_write_one_key_are_told(
 
     lab.run("same_key")
 
-    (told,) = [record.getMessage() for record in caplog.records if "both write" in record.msg]
+    (warning,) = [record.getMessage() for record in caplog.records if "both write" in record.msg]
     for name in ("'baseline.score'", "'first_metrics'", "'second_metrics'"):
-        assert name in told
+        assert name in warning
     assert lab.points() == {"baseline.score": [(0, 0.5), (1, 1.5)]}
 
 
-def test_a_shared_prefix_with_different_keys_is_not_told(
+def test_a_shared_prefix_with_different_keys_is_not_warned_of(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
     lab.run("everything", node_names=["prefixed", "a", "one.part"])

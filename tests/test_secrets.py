@@ -1,7 +1,8 @@
-"""What is secret is in no store, no spool, no log line and no error message."""
+"""What is secret is in no store, no outbox, no log line and no error message."""
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -10,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEDRO, Lab, Project
-from faults import Server, free_port
+from faults import Server
+from helpers import KEDRO, Lab, Project, free_port
 from hypothesis import given
 from hypothesis import strategies as st
-from tracking import redaction
-from tracking.redaction import is_secret, redact, redact_command, without_secrets
+from lab.tracking.redaction import SECRET_WORDS, Secrets, redact
 
 # One for each place; what a test finds tells where it leaked.
 SECRETS = {
@@ -62,10 +62,9 @@ def create_pipeline(**kwargs: object) -> Pipeline:
 
 
 @pytest.fixture
-def project(bake: Callable[..., Path], store: Path) -> Project:
+def project(make_project: Callable[..., Project]) -> Project:
     """A project with a secret in every place where one can be."""
-    project = Project(bake(include_example="no"))
-    store.rename(project.store)
+    project = make_project()
     project.write("src/PACKAGE/pipelines/use/__init__.py", NODE)
     project.write("conf/base/parameters.yml", PARAMETERS)
     project.write("conf/local/credentials.yml", CREDENTIALS)
@@ -115,15 +114,12 @@ def test_a_server_that_is_there_and_one_that_is_not(project: Project, tmp_path: 
         "conf/local/mlflow.yml",
         f"credentials: mlflow\ntracking_uri: {address}\non_outage: spool\n",
     )
-    spooled = project.kedro(*COMMAND)
-    spool = project.path / "mlflow-spool.db"
-    assert leaks(spooled.stdout, spooled.stderr, everything_in(spool), spool.read_bytes()) == []
-    server.start()
-    try:
+    waiting = project.kedro(*COMMAND)
+    assert leaks(waiting.stdout, waiting.stderr, everything_in(project.outbox)) == []
+    assert leaks(project.outbox.read_bytes()) == []
+    with server:
         written = project.kedro(*COMMAND)
         synced = project.kedro("metrics", "sync")
-    finally:
-        server.stop()
 
     assert len(project.runs()) == 2
     outputs = [written.stdout, written.stderr, synced.stdout, synced.stderr]
@@ -134,7 +130,7 @@ def test_a_server_that_is_there_and_one_that_is_not(project: Project, tmp_path: 
 @pytest.mark.parametrize(
     ("scheme", "end"), [("http", f"?token={SECRETS['option']}"), ("mysql+pymysql", "")]
 )
-def test_the_error_of_a_store_that_is_away(project: Project, scheme: str, end: str) -> None:
+def test_the_error_of_a_store_that_does_not_answer(project: Project, scheme: str, end: str) -> None:
     address = f"{scheme}://me:{SECRETS['uri']}@127.0.0.1:{free_port()}/x{end}"
     project.write("conf/local/mlflow.yml", f"credentials: mlflow\ntracking_uri: {address}\n")
 
@@ -146,13 +142,11 @@ def test_the_error_of_a_store_that_is_away(project: Project, scheme: str, end: s
 
 
 def test_the_error_of_a_node(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.pipelines import ends
-
     def fail(*arguments: Any) -> None:
         raise ValueError(f"can't log in: password={SECRETS['nested']}, or {SECRETS['error']}")
 
     lab.add("local/credentials.yml", CREDENTIALS)
-    monkeypatch.setattr(ends.sys, "exit", fail)
+    monkeypatch.setattr("lab.pipelines.ends.sys.exit", fail)
     with pytest.raises(ValueError, match="can't log in"):
         lab.run("ends", params={"end": "exit"})
 
@@ -180,14 +174,10 @@ def test_the_words_can_be_chosen(lab: Lab) -> None:
 
 
 def test_credentials_are_taken_back(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-
     lab.add("local/credentials.yml", CREDENTIALS)
     lab.configure(credentials="mlflow")
     seen = []
-    from lab.pipelines import ends
-
-    monkeypatch.setattr(ends.sys, "exit", lambda code: seen.append(dict(os.environ)))
+    monkeypatch.setattr("lab.pipelines.ends.sys.exit", lambda code: seen.append(dict(os.environ)))
     lab.run("ends", params={"end": "exit"})
 
     assert seen[0]["MLFLOW_TRACKING_TOKEN"] == SECRETS["credential"]
@@ -199,17 +189,17 @@ def test_names_of_secrets() -> None:
         password db.password dbPassword PASSWORD db_passwd apikey api-key API_KEYS accessToken
         aws_secret_access_key client_secret credentials key x.token.y key_phrase tokens
     """
-    assert [name for name in names.split() if not is_secret(name, "abc")] == []
+    assert [name for name in names.split() if not Secrets().names_secret(name, "abc")] == []
 
 
 def test_names_of_others() -> None:
     names = "user keyboard depth tokenizer secretary keystone n_keyframes tokenized"
-    assert [name for name in names.split() if is_secret(name, "abc")] == []
+    assert [name for name in names.split() if Secrets().names_secret(name, "abc")] == []
 
 
 @pytest.mark.parametrize(("value", "secret"), [(512, False), ("512", False), ("a1", True)])
 def test_a_number_of_tokens_is_no_secret(value: object, secret: bool) -> None:
-    assert is_secret("max_tokens", value) is secret
+    assert Secrets().names_secret("max_tokens", value) is secret
 
 
 @pytest.mark.parametrize(
@@ -237,15 +227,16 @@ def test_text(text: str, clean: str) -> None:
     ],
 )
 def test_command(words: list[str], clean: str) -> None:
-    assert redact_command(words) == clean
+    assert Secrets().redact_command(words) == clean
 
 
 secret = st.text(st.characters(min_codepoint=48, max_codepoint=122), min_size=6).map("Q7z".__add__)
 
 
-@given(secret, st.sampled_from(redaction.SECRET_WORDS), st.text(max_size=5))
+@given(secret, st.sampled_from(SECRET_WORDS), st.text(max_size=5))
 def test_no_structure_lets_a_secret_through(secret: str, word: str, other: str) -> None:
+    redact_parameter = Secrets().redact_parameter
     for value in (secret, [secret], {"a": secret}, [{"b": (secret,)}], {other: [secret]}):
-        assert secret not in str(without_secrets(f"model.{word}", value))
-        assert secret not in str(without_secrets("model", {f"my_{word}": value}))
-        assert secret not in str(without_secrets("model", [{word.upper(): value}]))
+        assert secret not in str(redact_parameter(f"model.{word}", value))
+        assert secret not in str(redact_parameter("model", {f"my_{word}": value}))
+        assert secret not in str(redact_parameter("model", [{word.upper(): value}]))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Lab
 from faults import Server
+from helpers import Lab
 from kedro.runner import ParallelRunner
 from mlflow import MlflowClient
 
@@ -32,3 +32,19 @@ def test_a_tracking_server(lab: Lab, server: Server, monkeypatch: pytest.MonkeyP
     assert MlflowClient(server.url).get_run(failed.info.run_id).data.metrics == {
         "before_metrics.score": 0.5
     }
+
+
+def test_the_end_says_where_the_charts_are(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.configure(tracking_uri=server.url.replace("http://", "http://me:hunter2@"))
+
+    lab.run("everything", node_names=["a"])
+
+    (run,) = lab.runs()
+    page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
+    logged = [record.getMessage() for record in caplog.records]
+    assert (
+        f"The MLflow run {run.info.run_id} is FINISHED. Its charts: {server.url}/{page}" in logged
+    )
+    assert "hunter2" not in caplog.text

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Lab
+from helpers import Lab, wait_until
+from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner, ThreadRunner
-from tracking.writer import LIMIT, Writer
+from lab.tracking.delivery.delivery import LIMIT, Batcher
 
 
 class Sink:
@@ -35,51 +35,48 @@ def sink() -> Sink:
 
 
 @pytest.fixture
-def writer(sink: Sink) -> Iterator[Writer]:
-    writer = Writer(sink.send, 1000, lambda: None)
-    yield writer
+def batcher(sink: Sink) -> Iterator[Batcher]:
+    batcher = Batcher(sink.send)
+    yield batcher
     sink.open.set()
     sink.error = None
-    if not writer._error:
-        writer.close()
+    if not batcher._error:
+        batcher.close()
 
 
-def test_small_saves_are_one_request_in_order(sink: Sink, writer: Writer) -> None:
+def test_small_saves_are_one_request_in_order(sink: Sink, batcher: Batcher) -> None:
     for number in range(300):
-        writer.put([number, -number])  # type: ignore[list-item]
-    writer.flush()
+        batcher.put([number, -number])  # type: ignore[list-item]
+    batcher.flush()
 
     written = [point for request in sink.requests for point in request]
     assert written == [point for number in range(300) for point in (number, -number)]
     assert len(sink.requests) <= 3
 
 
-def test_a_request_takes_no_more_than_it_may(sink: Sink, writer: Writer) -> None:
+def test_a_request_takes_no_more_than_it_may(sink: Sink, batcher: Batcher) -> None:
     sink.open.clear()
-    writer.put(list(range(2500)))  # type: ignore[arg-type]
+    batcher.put(list(range(2500)))  # type: ignore[arg-type]
     sink.open.set()
-    writer.flush()
+    batcher.flush()
 
     assert [len(request) for request in sink.requests] == [1000, 1000, 500]
 
 
-def test_a_point_does_not_wait_for_a_flush(sink: Sink, writer: Writer) -> None:
-    writer.put([1])  # type: ignore[list-item]
+def test_a_point_does_not_wait_for_a_flush(sink: Sink, batcher: Batcher) -> None:
+    batcher.put([1])  # type: ignore[list-item]
 
-    deadline = time.monotonic() + 10
-    while not sink.requests:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: sink.requests, 10)
 
 
-def test_a_slow_store_slows_the_producer_down(sink: Sink, writer: Writer) -> None:
+def test_a_slow_store_slows_the_producer_down(sink: Sink, batcher: Batcher) -> None:
     sink.open.clear()
     put = 0
 
     def produce() -> None:
         nonlocal put
         for _ in range(3 * LIMIT // 100):
-            writer.put(list(range(100)))  # type: ignore[arg-type]
+            batcher.put(list(range(100)))  # type: ignore[arg-type]
             put += 100
 
     producer = threading.Thread(target=produce)
@@ -89,21 +86,21 @@ def test_a_slow_store_slows_the_producer_down(sink: Sink, writer: Writer) -> Non
     assert put <= LIMIT + 2000
     sink.open.set()
     producer.join(30)
-    writer.flush()
+    batcher.flush()
 
     assert sum(map(len, sink.requests)) == 3 * LIMIT
 
 
-def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, writer: Writer) -> None:
+def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, batcher: Batcher) -> None:
     sink.error = ConnectionError("the store is gone")
-    writer.put([1])  # type: ignore[list-item]
+    batcher.put([1])  # type: ignore[list-item]
 
     with pytest.raises(ConnectionError, match="the store is gone"):
-        writer.flush()
+        batcher.flush()
     with pytest.raises(ConnectionError, match="the store is gone"):
-        writer.put([2])  # type: ignore[list-item]
+        batcher.put([2])  # type: ignore[list-item]
     with pytest.raises(ConnectionError, match="the store is gone"):
-        writer.close()
+        batcher.close()
 
 
 def _refuse(self: Any, metrics: Any) -> None:
@@ -114,7 +111,7 @@ def _refuse(self: Any, metrics: Any) -> None:
 def test_a_write_that_fails_is_the_error_of_the_run(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: type
 ) -> None:
-    monkeypatch.setattr("lab.tracking.store.MlflowRun.send", _refuse)
+    monkeypatch.setattr("lab.tracking.delivery.route.Route.log_points", _refuse)
 
     with pytest.raises(ConnectionError, match="the store is gone"):
         lab.run("everything", node_names=["a"], runner=runner())
@@ -127,15 +124,15 @@ def test_a_write_that_fails_is_the_error_of_the_run(
 def test_the_error_of_a_node_is_not_hidden_by_a_write_that_fails(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lab.tracking.store.MlflowRun.send", _refuse)
+    monkeypatch.setattr("lab.tracking.delivery.route.Route.log_points", _refuse)
 
     with pytest.raises(ValueError, match="the data is gone"):
         lab.run("ends", params={"end": "error"})
 
     assert [run.info.status for run in lab.runs()] == ["FAILED"]
     assert "Points were not written to MLflow: the store is gone" in caplog.text
-    (told,) = [record.getMessage() for record in caplog.records if "Points were" in record.msg]
-    assert "hunter2" not in told
+    (logged,) = [record.getMessage() for record in caplog.records if "Points were" in record.msg]
+    assert "hunter2" not in logged
 
 
 def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
@@ -145,8 +142,6 @@ def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
         for epoch in range(3):
             yield {"loss": float(epoch)}
             seen.append(catalog.load("stream_metrics"))
-
-    from kedro.pipeline import Node, Pipeline
 
     session = lab.session()
     context: Any = session.load_context()

@@ -11,8 +11,8 @@ from typing import Any
 import kedro
 import pytest
 import yaml
-from conftest import TEMPLATE
-from hypothesis import given, settings
+from helpers import TEMPLATE
+from hypothesis import given
 from hypothesis import strategies as st
 from post_gen_project import METRICS_ENTRIES, add_entries, drop, edit, register_hook, wire
 
@@ -218,7 +218,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     catalog=st.dictionaries(names, values, max_size=4),
     style=st.fixed_dictionaries(

@@ -4,7 +4,7 @@ https://docs.kedro.org/en/stable/extend/common_use_cases/"""
 import click
 from kedro.framework.cli.project import run  # what `python -m` runs where there is a cli.py
 
-from .tracking.commands import metrics
+from .tracking.cli import metrics
 
 __all__ = ["cli", "run"]
 

@@ -1,8 +1,24 @@
-"""Metrics from Kedro nodes to MLflow.
+"""Metrics from Kedro nodes to MLflow: every number in the right run, under its key, at its step.
 
-A node returns a dict of numbers, a catalog entry of type ``MlflowMetricsDataset`` names it,
-and ``MlflowPipelineHook`` (registered in ``settings.py``) sees to it that every number is in
-the right MLflow run, under the right key, at the right step.
+The way of one save, each step in one module:
+
+    dataset.py             MlflowMetricsDataset.save: what a node returned
+    points.py              parse, by_key: validated points under their keys
+    delivery/delivery.py   Delivery.send: small saves gathered into few requests
+    delivery/route.py      Route.log_points: to the store or, in an outage, to the outbox
+    store/mlflow_store.py  MlflowStore.log_points: one request, tried again if need be
+
+The other modules here:
+
+    hook.py                which Kedro event does what
+    run.py                 the MLflow run of a Kedro run: resolve, open, close
+    config.py              conf/<env>/mlflow.yml
+    cli.py                 `kedro metrics`
+    provenance.py          what a run says of itself; redaction.py: what it must not say
+    names.py               the names of tags and files, and MLflow's limits
+
+And three sub-packages that few need to open: ``delivery/`` (points arrive, whatever happens),
+``store/`` (one MLflow store as one object), ``process/`` (what belongs to the process).
 
 The package uses relative imports only and knows nothing of the project around it: to upgrade
 it, replace the folder; to use it elsewhere, copy it.

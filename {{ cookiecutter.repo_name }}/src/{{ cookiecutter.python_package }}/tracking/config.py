@@ -1,88 +1,96 @@
 """``conf/<env>/mlflow.yml``, read and checked."""
 
-from __future__ import annotations
-
 import os
 import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import partial
+from functools import cache
 from pathlib import Path
-from reprlib import repr as short
+from reprlib import repr as short_repr
 from typing import Any
 
 import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 
-from .redaction import SECRET_WORDS, hide, passwords_in
+from .redaction import SECRET_WORDS, Secrets, passwords_in, register, texts_in
 
-SEPARATORS = (".", "/")
-TRACK = ("auto", "always", "never")
-ON_OUTAGE = ("raise", "spool")
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+SQLITE = "sqlite:///"
+MOST_ENTRIES = 10  # of credentials.yml that an error lists
 
 
 class ConfigError(click.ClickException):
-    """A key or a value in ``mlflow.yml`` that means nothing. The message says what would.
-
-    Click's exception: on the command line it is that one sentence, not a traceback.
-    """
+    """An invalid key or value in ``mlflow.yml``; Click prints just the message."""
 
 
 @dataclass(frozen=True)
 class MlflowConfig:
-    """What ``mlflow.yml`` says, with a default for every key.
+    """What ``mlflow.yml`` says, with a default for every key; the file explains each."""
 
-    Attributes:
-        tracking_uri: Where MLflow keeps its runs; absolute, where it is an SQLite file.
-        experiment: The name of the MLflow experiment.
-        run_name: The MLflow run's name; the pipeline's if None.
-        separator: Stands between a prefix and a metric's name. With ``/`` the MLflow UI groups
-            the charts by prefix.
-        track: ``auto`` opens an MLflow run for pipelines with a metrics dataset; ``always``,
-            ``never``.
-        log_params: Whether the parameters that a pipeline uses are logged.
-        on_outage: What a run does whose store can't be reached when it starts: ``raise``, or
-            ``spool`` to be written to a store in the project until ``kedro metrics sync``.
-        secrets: Words that say of a parameter's name that its value is not to be told.
-        credentials: Environment variables for MLflow's client, such as
-            ``MLFLOW_TRACKING_PASSWORD``.
-    """
-
-    tracking_uri: str
+    tracking_uri: str  # absolute, where it is an SQLite file
     experiment: str
-    run_name: str | None = None
+    run_name: str | None = None  # the pipeline's
     separator: str = "."
     track: str = "auto"
     log_params: bool = True
     on_outage: str = "raise"
     secrets: Sequence[str] = SECRET_WORDS
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables to set
+    redactor: Secrets = field(default_factory=Secrets, repr=False)  # values of credentials.yml, too
 
 
-# Kedro gives its hooks the configuration with the context, and the pipeline later, without it; a
-# context and its runs share a thread, and a process may have several of both.
-_latest = threading.local()
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
-def remember(loader: AbstractConfigLoader, project_path: Path) -> None:
-    """The context that was created last on this thread has this configuration."""
-    _latest.load = partial(load_config, loader, project_path)
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
+    return "one of " + ", ".join(values), values.__contains__
+
+
+# The keys of mlflow.yml; what each may be, in words and as a test.
+_RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "tracking_uri": ("a non-empty string", _is_text),
+    "experiment": ("a non-empty string", _is_text),
+    "run_name": ("a non-empty string", _is_text),
+    "separator": ("one of '.' '/'", (".", "/").__contains__),
+    "track": _one_of("auto", "always", "never"),
+    "log_params": ("true or false", lambda value: isinstance(value, bool)),
+    "on_outage": _one_of("raise", "spool"),
+    "secrets": ("a list of words", _is_list_of_texts),
+    "credentials": ("the name of an entry of credentials.yml", _is_text),
+}
+
+
+def register_context(loader: AbstractConfigLoader, project_path: Path) -> None:
+    """Take note of a Kedro context that was created on this thread.
+
+    Kedro gives its hooks the configuration with the context, and the pipeline later, without it.
+    A context and its runs share a thread, and a process may have several of both.
+    """
+    from .process.state import process_state  # imported late: not every Kedro command needs it
+
+    @cache  # read and checked once, and not before it is needed
+    def load() -> MlflowConfig:
+        config = load_config(loader, project_path)
+        register(project_path, config.redactor)
+        return config
+
+    process_state().thread.load_config = load
 
 
 def current_config() -> MlflowConfig | None:
     """The configuration of the context that was created last on this thread, if any was."""
-    load = getattr(_latest, "load", None)
+    from .process.state import process_state
+
+    load = getattr(process_state().thread, "load_config", None)
     return load() if load else None
-
-
-def current_separator() -> str:
-    """The separator for a dataset outside of a pipeline."""
-    config = current_config()
-    return config.separator if config else "."
 
 
 def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfig:
@@ -93,76 +101,41 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     """
     if hasattr(loader, "config_patterns"):
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-    try:
-        given = dict(loader["mlflow"])
-    except (KeyError, MissingConfigException):
-        given = {}
-    known = [key.name for key in fields(MlflowConfig)]
+    given = _read(loader, "mlflow")
     for key, value in given.items():
-        if problem := _unknown(key, known) or _misfit(key, value):
+        if problem := _problem(key, value):
             raise ConfigError(f"{_file_with(loader, key)}: {problem}")
     given = {key: value for key, value in given.items() if value is not None}
-    entries = _entries(loader)
+    entries = _read(loader, "credentials")
     if "credentials" in given:
         given["credentials"] = _credentials(loader, entries, given["credentials"])
     uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
-    mine = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
-    hide([*_texts(entries), *passwords_in(uri or ""), *mine], given.get("secrets", SECRET_WORDS))
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    secret = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
+    secret += [*texts_in(entries), *passwords_in(uri or "")]
     return MlflowConfig(
-        tracking_uri=_absolute(uri or "sqlite:///mlflow.db", project_path),
+        tracking_uri=_absolute(uri or SQLITE + "mlflow.db", project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
+        redactor=Secrets(secret, given.get("secrets", SECRET_WORDS)),
         **given,
     )
 
 
-def _unknown(key: str, known: list[str]) -> str | None:
-    if key in known:
+def _read(loader: AbstractConfigLoader, name: str) -> dict[str, Any]:
+    with suppress(KeyError, MissingConfigException):
+        return dict(loader[name])
+    return {}
+
+
+def _problem(key: Any, value: Any) -> str | None:
+    allowed, is_allowed = _RULES.get(key, (None, None))
+    if is_allowed is None:
+        nearest = get_close_matches(str(key), _RULES, n=1, cutoff=0)[0]
+        known = ", ".join(_RULES)
+        return f"the key {short_repr(key)} is unknown; did you mean {nearest!r}? Known are {known}."
+    if value is None or is_allowed(value):  # a key without a value has its default
         return None
-    nearest = get_close_matches(str(key), known, n=1, cutoff=0)[0]
-    return f"the key {key!r} is unknown; did you mean {nearest!r}? Known are {', '.join(known)}."
-
-
-def _misfit(key: str, value: Any) -> str | None:
-    if value is None:  # a key without a value: its default
-        return None
-    if key == "separator" and value not in SEPARATORS:
-        allowed = "one of " + " ".join(map(repr, SEPARATORS))
-    elif key == "track" and value not in TRACK:
-        allowed = "one of " + ", ".join(TRACK)
-    elif key == "on_outage" and value not in ON_OUTAGE:
-        allowed = "one of " + ", ".join(ON_OUTAGE)
-    elif key == "secrets" and not (isinstance(value, list) and all(map(_is_text, value))):
-        allowed = "a list of words"
-    elif key == "log_params" and not isinstance(value, bool):
-        allowed = "true or false"
-    elif key in ("tracking_uri", "experiment", "run_name") and not _is_text(value):
-        allowed = "a non-empty string"
-    elif key == "credentials" and not _is_text(value):
-        allowed = "the name of an entry of credentials.yml"
-    else:
-        return None
-    return f"{key!r} is {short(value)} ({type(value).__name__}); it is {allowed}."
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _entries(loader: AbstractConfigLoader) -> dict[str, Any]:
-    try:
-        return dict(loader["credentials"])
-    except (KeyError, MissingConfigException):
-        return {}
-
-
-def _texts(value: Any) -> Iterator[str]:
-    """All texts and numbers below a value of ``credentials.yml``."""
-    if isinstance(value, Mapping | list | tuple):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _texts(item)
-    elif value is not None and not isinstance(value, bool):
-        yield str(value)
+    return f"{key!r} is {short_repr(value)} ({type(value).__name__}); it is {allowed}."
 
 
 def _credentials(
@@ -170,28 +143,27 @@ def _credentials(
 ) -> dict[str, str]:
     chosen = entries.get(name)
     if not isinstance(chosen, Mapping):
-        found = ", ".join(sorted(entries)) or "none"
+        found = ", ".join(map(short_repr, sorted(map(str, entries))[:MOST_ENTRIES])) or "none"
         raise ConfigError(
-            f"{_file_with(loader, 'credentials')}: 'credentials' names {name!r}, which is not a"
-            f" mapping of environment variables in credentials.yml (entries there: {found})."
+            f"{_file_with(loader, 'credentials')}: 'credentials' names {short_repr(name)}, which is"
+            f" not a mapping of environment variables in credentials.yml (entries there: {found})."
         )
     return {str(variable): str(value) for variable, value in chosen.items()}
 
 
 def _absolute(uri: str, project_path: Path) -> str:
     """An SQLite file is looked for from the project, wherever ``kedro run`` was typed."""
-    start = "sqlite:///"
-    if not uri.startswith(start) or uri == start + ":memory:":
+    if not uri.startswith(SQLITE) or uri == SQLITE + ":memory:":
         return uri
     if "?" in str(project_path):
         raise ConfigError(
             f"The project's folder {project_path} has a '?' in its name, where SQLite's URIs end;"
             " rename it, or set 'tracking_uri' in mlflow.yml to an absolute path."
         )
-    return start + (project_path / uri.removeprefix(start)).as_posix()
+    return SQLITE + (project_path / uri.removeprefix(SQLITE)).as_posix()
 
 
-def _file_with(loader: AbstractConfigLoader, key: str) -> str:
+def _file_with(loader: AbstractConfigLoader, key: Any) -> str:
     """The configuration file that sets the key: the environment's, if it does, else the base's."""
     sets_key = re.compile(rf"""^\s*["']?{re.escape(str(key))}["']?\s*:""", re.MULTILINE)
     source = Path(str(loader.conf_source))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.config import MissingConfigException
@@ -16,9 +14,9 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from .config import current_config, remember
+from .config import current_config, register_context
 from .dataset import Binding, MlflowMetricsDataset
-from .store import default_store
+from .points import key_prefix
 
 if TYPE_CHECKING:
     from kedro.config import AbstractConfigLoader
@@ -28,11 +26,9 @@ if TYPE_CHECKING:
 
     from .run import TrackedRun
 
-logger = logging.getLogger(__name__)
-
 
 class MlflowPipelineHook:
-    """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it with the truth.
+    """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it as it ended.
 
     Register it once, in ``settings.py``: ``HOOKS = (MlflowPipelineHook(),)``. All Kedro runs of
     a process share it, on any number of threads; what it knows of one it keeps under the
@@ -45,16 +41,19 @@ class MlflowPipelineHook:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Take note of the configuration; name the metrics datasets after their entries."""
-        remember(context.config_loader, context.project_path)
-        _name_entries(context.config_loader)
-        if _is_notebook() and (config := current_config()):
-            default_store(config.tracking_uri)
+        register_context(context.config_loader, context.project_path)
+        _set_default_prefixes(context.config_loader)
+        ipython = sys.modules.get("IPython")
+        if ipython and ipython.get_ipython() and (config := current_config()):
+            from .process.state import process_state
+
+            process_state().set_default_store(config.tracking_uri)
 
     @hook_impl(wrapper=True)
     def before_pipeline_run(
         self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog
     ) -> Generator[None, Any, Any]:
-        """Around the other hooks: Kedro tells nobody when one of them fails here."""
+        """Open the run, before other hooks; Kedro calls no error hook if one raises here."""
         try:
             self._open(run_params, pipeline, catalog)
             return (yield)
@@ -92,21 +91,16 @@ class MlflowPipelineHook:
 
     def _fail(self, catalog: DataCatalog, error: BaseException) -> None:
         if run := self._runs.pop(id(catalog), None):
-            try:
-                run.close("FAILED" if isinstance(error, Exception) else "KILLED", error)
-            except Exception as failure:  # the error of the pipeline is the one to raise
-                from .errors import reason
+            # The error to raise is that of the pipeline.
+            run.close_quietly("FAILED" if isinstance(error, Exception) else "KILLED", error)
 
-                logger.error("The end of the MLflow run could not be written: %s", reason(failure))
-
-    def _abandon(self, catalog_id: int) -> None:
-        """Close as KILLED, on a thread: the garbage collector may call amid a request."""
+    def _close_collected(self, catalog_id: int) -> None:
+        """Close as KILLED, on a thread of its own: a finalizer can run amid any other request."""
         if run := self._runs.pop(catalog_id, None):
-            threading.Thread(target=run.close, name="mlflow-killed").start()
+            threading.Thread(target=run.close_quietly, name="mlflow-killed").start()
 
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        config = current_config()
-        if config is None:
+        if (config := current_config()) is None:
             return
         datasets = _metrics_datasets(pipeline, catalog)
         if config.track == "never" or (config.track == "auto" and not datasets):
@@ -114,17 +108,16 @@ class MlflowPipelineHook:
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
-        from .run import Wish, settle
+        from .run import open_run
 
-        own = {dataset.own_run for dataset in datasets.values() if dataset.own_run}
-        has_run = config.track == "always" or not all(d.own_run for d in datasets.values())
-        path = Path(run_params["project_path"])
-        run = settle(Wish(config, path, run_params, has_run=has_run, own=own))
+        named = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
+        needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
+        run = open_run(config, run_params, named, needs_run)
         self._runs[id(catalog)] = run
         # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
-        weakref.finalize(catalog, self._abandon, id(catalog)).atexit = False
+        weakref.finalize(catalog, self._close_collected, id(catalog)).atexit = False
         if config.log_params:
-            run.log_params(parameters(pipeline, catalog))
+            run.log_params(parameters(pipeline, catalog, config.redactor))
         _bind(datasets, config.separator, run)
 
 
@@ -135,7 +128,7 @@ def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlf
         try:
             kind = load_obj(catalog.get_type(name) or "builtins.object")
         except (DatasetError, ImportError, AttributeError):
-            continue  # Kedro tells, when it builds the dataset
+            continue  # Kedro raises that, when it builds the dataset
         if isinstance(kind, type) and issubclass(kind, MlflowMetricsDataset | CachedDataset):
             dataset = catalog.get(name)
             dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
@@ -145,26 +138,26 @@ def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlf
 
 
 def _bind(
-    datasets: Mapping[str, MlflowMetricsDataset], separator: str, tracked: TrackedRun | None
+    datasets: Mapping[str, MlflowMetricsDataset], separator: str, run: TrackedRun | None
 ) -> None:
     bindings = {}
     for name, dataset in datasets.items():
-        run = tracked.run if tracked else None
-        if tracked and dataset.own_run:
-            run = replace(tracked.home, run_id=dataset.own_run)
-            tracked.own.add(run)
-        is_new = tracked is not None and tracked.opened
-        bindings[name] = Binding(name, _prefix(name), separator, run, is_new)
-    starts = {name: datasets[name].key_start(binding) for name, binding in bindings.items()}
+        destination = run.destination if run else None
+        if run and dataset.run_id:
+            destination = run.destination_of(dataset.run_id)
+        prefix = _prefix(name) if dataset.prefix is None else dataset.prefix
+        is_new = bool(run and run.owned_run_id) and not dataset.run_id
+        bindings[name] = Binding(name, prefix, separator, destination, is_new)
+    starts = {name: key_prefix(binding.prefix, separator) for name, binding in bindings.items()}
     for name, dataset in datasets.items():
-        rivals = tuple(
+        overlapping = tuple(
             other
             for other, start in starts.items()
             if other != name
-            and datasets[other].own_run == dataset.own_run
+            and datasets[other].run_id == dataset.run_id
             and (start.startswith(starts[name]) or starts[name].startswith(start))
         )
-        dataset.bind(replace(bindings[name], rivals=rivals))
+        dataset.bind(replace(bindings[name], overlapping=overlapping))
 
 
 def _prefix(name: str) -> str:
@@ -172,7 +165,7 @@ def _prefix(name: str) -> str:
     return name.partition("@")[0]
 
 
-def _name_entries(loader: AbstractConfigLoader) -> None:
+def _set_default_prefixes(loader: AbstractConfigLoader) -> None:
     """Give each metrics dataset its catalog name as prefix, in the configuration itself.
 
     So it has one in a notebook too, where no pipeline runs. The name of a dataset factory,
@@ -183,16 +176,9 @@ def _name_entries(loader: AbstractConfigLoader) -> None:
     except (KeyError, MissingConfigException):
         return
     for name, entry in entries.items():
-        for config in (entry, entry.get("dataset")) if isinstance(entry, dict) else ():
-            if isinstance(config, dict) and config.get("prefix") is None and _is_ours(config):
+        parts: tuple[Any, ...] = (entry, entry.get("dataset")) if isinstance(entry, dict) else ()
+        for config in parts:
+            kind = str(isinstance(config, dict) and config.get("type")).rpartition(".")[2]
+            if kind == MlflowMetricsDataset.__name__ and config.get("prefix") is None:
                 config["prefix"] = _prefix(str(name))
     loader["catalog"] = entries  # AbstractConfigLoader is a dict: what is set is not read again
-
-
-def _is_ours(entry: Mapping[str, Any]) -> bool:
-    return str(entry.get("type")).rpartition(".")[2] == MlflowMetricsDataset.__name__
-
-
-def _is_notebook() -> bool:
-    ipython = sys.modules.get("IPython")
-    return ipython is not None and ipython.get_ipython() is not None

@@ -1,18 +1,16 @@
-"""What a node returned, as validated points.
-
-Everything here is a pure function of plain data: no MLflow, no file, no clock.
-"""
-
-from __future__ import annotations
+"""What a node returned, as validated points: pure functions, without MLflow, files or a clock."""
 
 import math
 import numbers
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from reprlib import repr as short
-from typing import Any
+from reprlib import repr as short_repr
+from typing import Any, NamedTuple
+
+from .names import MAX_KEY_LENGTH, MAX_STEP
 
 A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
 A_STEP = "a step is a whole number that fits in 64 bits"
@@ -23,41 +21,35 @@ A_METRIC = (
 )
 
 # MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
-# paths of at most 250 characters. A colon is replaced everywhere: a key is the same on all
-# machines.
+# paths. A colon is replaced everywhere: a key is the same on all machines.
 _REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
-MAX_KEY_LENGTH = 250
-MAX_STEP = 2**63 - 1
-# MLflow's SQL stores keep an infinity as the largest double of its sign.
-_LARGEST = math.nextafter(math.inf, 0)
 
 
 class PointsError(ValueError):
     """A payload that is not metrics. The message names the metric, the step and what is allowed."""
 
 
+class Point(NamedTuple):
+    """One point, as MLflow stores it; the timestamp is in milliseconds since the epoch."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int
+    model_id: str | None = None
+
+
 @dataclass(frozen=True)
 class Points:
-    """The points of one metric, in the order in which they were given.
+    """The points of one metric, in the order in which they were given."""
 
-    Attributes:
-        name: The metric's name; nested names are joined by the separator.
-        values: One float a point; NaN and infinities included. A NumPy array stays one.
-        steps: One step a point, ``None`` where none was given; ``None`` if none was given at all.
-        timestamps: The same, in milliseconds since the epoch.
-    """
-
-    name: str
-    values: Sequence[float]
-    steps: Sequence[int | None] | None = None
-    timestamps: Sequence[int | None] | None = None
+    name: str  # nested names are joined by the separator
+    values: Sequence[float]  # one a point, NaN and infinities included; a NumPy array stays one
+    steps: Sequence[int | None] | None = None  # None: where none was given, or none at all
+    timestamps: Sequence[int | None] | None = None  # the same, in milliseconds since the epoch
 
     def numbered(self, first: int) -> Sequence[int]:
-        """The steps, where a missing one is the last plus 1, and the very first is ``first``.
-
-        Raises:
-            PointsError: The count leaves 64 bits.
-        """
+        """The steps, where a missing one is the last plus 1, and the very first is ``first``."""
         steps: list[int] | range = range(first, first + len(self.values))
         if self.steps is not None:
             steps = []
@@ -97,22 +89,21 @@ def parse(data: object, separator: str = ".") -> list[Points]:
         PointsError: Anything else, at any depth. Nothing is returned in part.
     """
     if not isinstance(data, Mapping):
-        raise PointsError(
-            f"Metrics are a mapping of names to metrics, not {_told(data)}; return a dict."
-        )
+        given = _shown(data)
+        raise PointsError(f"Metrics are a mapping of names to metrics, not {given}; return a dict.")
     return list(_walk(data, (), separator))
 
 
-def keyed(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
+def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
     """The metrics under the keys that they have in MLflow: prefix, separator, name.
 
     Raises:
         PointsError: Two names make the same key, or a key is too long for MLflow.
     """
-    start = key_start(prefix, separator)
+    start = key_prefix(prefix, separator)
     keys: dict[str, Points] = {}
     for metric in metrics:
-        key = start + clean(metric.name)
+        key = start + allowed_name(metric.name)
         if key in keys:
             raise PointsError(
                 f"The metric names {keys[key].name!r} and {metric.name!r} are one key in MLflow,"
@@ -120,59 +111,38 @@ def keyed(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, P
             )
         if len(key) > MAX_KEY_LENGTH:
             raise PointsError(
-                f"The key {short(key)} has {len(key)} characters; MLflow allows"
+                f"The key {short_repr(key)} has {len(key)} characters; MLflow allows"
                 f" {MAX_KEY_LENGTH}. Shorten the metric's name or set a shorter 'prefix'."
             )
         keys[key] = metric
     return keys
 
 
-def key_start(prefix: str, separator: str) -> str:
+def key_prefix(prefix: str, separator: str) -> str:
     """What every key of a prefix begins with; nothing for the prefix ``""``."""
-    return clean(prefix) + separator if prefix else ""
+    return allowed_name(prefix) + separator if prefix else ""
 
 
-def clean(name: str) -> str:
+def allowed_name(name: str) -> str:
     """The name, with what MLflow refuses in it replaced by ``_``.
 
-    Refused are all characters but letters, digits, ``_ - . /`` and spaces, and the parts of a
-    path that would make it another path (``a//b``, ``./a``, ``..``).
+    Allowed are letters, digits, ``_ - . /`` and spaces; not the paths ``a//b``, ``./a``, ``..``.
     """
     parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
     return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
-
-
-def restore(points: Iterable[tuple[int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
-    """The stored points of one metric in the shape they are saved in.
-
-    One point is ``{"value": float, "step": int}``, several are a list of these in step order.
-    MLflow's SQL stores keep an infinity as the largest double; it is an infinity again here.
-    """
-    shaped = [{"value": _unbounded(value), "step": step} for step, value in points]
-    shaped.sort(key=lambda point: point["step"])
-    return shaped[0] if len(shaped) == 1 else shaped
-
-
-def _unbounded(value: float) -> float:
-    return math.copysign(math.inf, value) if abs(value) == _LARGEST else value
 
 
 def _walk(data: Mapping[Any, Any], path: tuple[str, ...], separator: str) -> Iterator[Points]:
     for name, value in data.items():
         if not isinstance(name, str) or not name.strip():
             within = f" in {separator.join(path)!r}" if path else ""
-            raise PointsError(
-                f"The metric name {_told(name)}{within} is not one; a name is a non-empty string."
-            )
-        full = separator.join((*path, name))
-        if isinstance(value, Mapping) and _is_names(value):
-            yield from _walk(value, (*path, name), separator)
+            rule = "a name is a non-empty string"
+            raise PointsError(f"The metric name {_shown(name)}{within} is not one; {rule}.")
+        full = (*path, name)
+        if isinstance(value, Mapping) and not _is_point(value) and None in map(_as_int, value):
+            yield from _walk(value, full, separator)  # a key is a name, and no step
         else:
-            yield _metric(full, value)
-
-
-def _is_names(value: Mapping[Any, Any]) -> bool:
-    return not _is_point(value) and not all(_whole(key) is not None for key in value)
+            yield _metric(separator.join(full), value)
 
 
 def _is_point(value: Mapping[Any, Any]) -> bool:
@@ -194,7 +164,7 @@ def _metric(name: str, value: Any) -> Points:
     elif isinstance(value, Mapping | numbers.Real):
         rows = [_row(name, value, "its value")]
     else:
-        raise PointsError(f"Metric {name!r} is {_told(value)}; {A_METRIC}.")
+        raise PointsError(f"Metric {name!r} is {_shown(value)}; {A_METRIC}.")
     values, steps, timestamps = zip(*rows, strict=True) if rows else ((), (), ())
     return Points(name, values, steps, timestamps)
 
@@ -206,42 +176,34 @@ def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | Non
     if unknown or "value" not in item:
         problem = f"the unknown field {unknown[0]!r}" if unknown else "no 'value'"
         raise PointsError(
-            f"A point of metric {name!r} has {problem} ({short(dict(item))});"
+            f"A point of metric {name!r} has {problem} ({short_repr(dict(item))});"
             " a point has 'value' and, if wanted, 'step' and 'timestamp'."
         )
     step = _step(name, item["step"]) if "step" in item else None
     where = where if step is None else f"step {step}"
-    stamp = _timestamp(name, item["timestamp"], where) if "timestamp" in item else None
+    stamp = _as_int(item["timestamp"]) if "timestamp" in item else None
+    if "timestamp" in item and (stamp is None or not 0 <= stamp <= MAX_STEP):
+        given = _shown(item["timestamp"])
+        raise PointsError(f"Metric {name!r}, {where}, has the timestamp {given}; {A_TIMESTAMP}.")
     return _number(name, item["value"], where), step, stamp
 
 
 def _number(name: str, value: Any, where: str) -> float:
     scalar = _plain(name, value)
-    try:
+    with suppress(OverflowError):
         if isinstance(scalar, numbers.Real):
             return float(scalar)
-    except OverflowError:
-        pass
-    raise PointsError(f"Metric {name!r}, {where}, is {_told(value)}; {A_VALUE}.")
+    raise PointsError(f"Metric {name!r}, {where}, is {_shown(value)}; {A_VALUE}.")
 
 
 def _step(name: str, value: Any) -> int:
-    step = _whole(value)
+    step = _as_int(value)
     if step is None or abs(step) > MAX_STEP:
-        raise PointsError(f"Metric {name!r} has the step {_told(value)}; {A_STEP}.")
+        raise PointsError(f"Metric {name!r} has the step {_shown(value)}; {A_STEP}.")
     return step
 
 
-def _timestamp(name: str, value: Any, where: str) -> int:
-    stamp = _whole(value)
-    if stamp is None or not 0 <= stamp <= MAX_STEP:
-        raise PointsError(
-            f"Metric {name!r}, {where}, has the timestamp {_told(value)}; {A_TIMESTAMP}."
-        )
-    return stamp
-
-
-def _whole(value: Any) -> int | None:
+def _as_int(value: Any) -> int | None:
     """The value as an int, if it is one: 3, ``numpy.int64(3)`` or 3.0; not True, not "3"."""
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -257,17 +219,14 @@ def _is_numbers(value: Any) -> bool:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is.
-
-    Told by ``ndim``, which NumPy, pandas, PyTorch, JAX and TensorFlow share.
-    """
+    """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is."""
+    # NumPy, pandas, PyTorch, JAX and TensorFlow share it.
     dimensions = getattr(value, "ndim", None)
     if not isinstance(dimensions, int):
         return value
     if dimensions > 1:
-        raise PointsError(
-            f"Metric {name!r} is a {dimensions}-d {type(value).__name__}; {A_METRIC}."
-        )
+        kind = type(value).__name__
+        raise PointsError(f"Metric {name!r} is a {dimensions}-d {kind}; {A_METRIC}.")
     if hasattr(value, "to_numpy"):  # a Series
         value = value.to_numpy()
     elif not hasattr(value, "tolist"):  # TensorFlow's tensors
@@ -278,5 +237,5 @@ def _plain(name: str, value: Any) -> Any:
     return value.tolist()
 
 
-def _told(value: Any) -> str:
-    return f"{short(value)} ({type(value).__name__})"
+def _shown(value: Any) -> str:
+    return f"{short_repr(value)} ({type(value).__name__})"

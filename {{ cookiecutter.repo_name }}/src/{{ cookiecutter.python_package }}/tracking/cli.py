@@ -16,24 +16,24 @@ def metrics() -> None:
     """Commands for metrics in MLflow."""
 
 
-@metrics.command(short_help="Bring spooled runs to MLflow.")
+@metrics.command(short_help="Write waiting runs to MLflow.")
 @click.option("--env", "-e", help="The configuration environment; as for `kedro run`.")
 @click.option(
     "--running",
     is_flag=True,
-    help="Also bring runs that may still be running, on another machine, say; as KILLED.",
+    help="Also write runs that may still be running, on another machine, say; as KILLED.",
 )
 @click.pass_obj
 def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
-    """Bring what waits in mlflow-spool.db to the MLflow store that it belongs to.
+    """Write what waits in mlflow-spool.db to the MLflow store that it belongs to.
 
     May be interrupted and repeated. The exit status is 0 when nothing is left.
     """
     from kedro.framework.session import KedroSession
 
     from .config import current_config
-    from .run import borrowed
-    from .sync import sync as bring_home
+    from .delivery.sync import sync as sync_outbox
+    from .process.state import process_state
 
     with KedroSession.create(project_path=metadata.project_path, env=env) as session:
         assert isinstance(session, KedroSession)
@@ -43,6 +43,6 @@ def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
         raise click.ClickException(
             "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
         )
-    with borrowed(config):
-        done = bring_home(config, metadata.project_path, click.echo, running=running)
-    sys.exit(0 if done else 1)
+    uri, project_path = config.tracking_uri, metadata.project_path
+    process_state().begin_tracking(uri, config.credentials)  # it ends with the process
+    sys.exit(0 if sync_outbox(uri, project_path, click.echo, running=running) else 1)

@@ -9,17 +9,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import TrackingError, reason
-from .patience import AT_START, is_passing, patiently
-from .redaction import redact
+from .errors import TrackingError
 
 if TYPE_CHECKING:
     import sqlite3
 
-# For how many seconds another process may take to make the store, and may hold it locked.
-PATIENCE, LOCKED = 120.0, 2.0
-# MLflow makes its tables version by version: one that stays for so long is a version.
-STILL = 3.0
+# For how many seconds another process may create the store, and may hold it locked.
+CREATE_SECONDS, BUSY_SECONDS = 120.0, 2.0
+# MLflow migrates version by version: if the version has not changed for so many seconds, no other
+# process is migrating the store.
+MIGRATION_QUIET_SECONDS = 3.0
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -28,59 +27,39 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
-def prepare(uri: str) -> None:
-    """Make the store, if it is an SQLite file that is not there; check the one that is.
+def make_or_check(path: Path) -> str | None:
+    """Make the store, if there is none or an empty file; check the one that is there.
 
-    MLflow would make folders that are not there, try for 100 s, crash where several processes
-    make the tables, leave a half of them where one is interrupted, and turn the store of an
-    older version, which somebody may be using, into one of its own.
-
-    Raises:
-        TrackingError: The store can't be opened or written, or is another MLflow version's.
-        sqlite3.OperationalError: Another process holds it locked.
+    Returns what is wrong with it. MLflow itself (3.17) would make missing folders, try for
+    100 s, crash where several processes make the tables at once, leave half of them where it is
+    interrupted, and migrate an older version's store, which others may use, unasked.
     """
-    path = sqlite_path(uri)
-    if path is None:
-        return
-    problem = None
     if not path.parent.is_dir():
-        problem = f"the folder {path.parent} does not exist"
-    elif not os.access(path if path.exists() else path.parent, os.W_OK):
-        problem = f"there is no permission to write {path}"
-    else:
-        try:
-            problem = patiently(lambda: _make_or_compare(path), AT_START)
-        except Exception as error:
-            if is_passing(error):
-                raise
-            problem = reason(error)  # "file is not a database"
-    if problem:
-        raise TrackingError(
-            f"The MLflow store {redact(uri)} can't be opened: {problem};"
-            " mend that, or set another 'tracking_uri' in mlflow.yml."
-        )
-
-
-def _make_or_compare(path: Path) -> str | None:
-    """What is wrong with the store, if anything is."""
+        return f"the folder {path.parent} does not exist"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return f"there is no permission to write {path}"
     if _is_empty(path):
         _make(path)
         return None
     version = _version(path)
     if version == _versions()[0]:
         return None
-    still = time.monotonic() + STILL
-    while time.monotonic() < still:  # another process may be at it: `mlflow ui`, say
+    deadline = time.monotonic() + MIGRATION_QUIET_SECONDS
+    while time.monotonic() < deadline:  # another process may be at it: `mlflow ui`, say
         time.sleep(0.1)
         before, version = version, _version(path)
         if version == _versions()[0]:
             return None
         if version != before:
-            still = time.monotonic() + STILL
-    if version is None:
-        return "it has other tables than MLflow's, or half of them; move the file away"
+            deadline = time.monotonic() + MIGRATION_QUIET_SECONDS
+    return _mismatch(path, version)
+
+
+def _mismatch(path: Path, version: str | None) -> str:
     import mlflow
 
+    if version is None:
+        return "it has other tables than MLflow's, or half of them; move the file away"
     if version in _versions():
         return (
             f"its tables ({version}) are of an older MLflow than this one ({mlflow.__version__});"
@@ -122,7 +101,7 @@ def _versions() -> list[str]:
     return [script.revision for script in scripts.walk_revisions()]
 
 
-def _open(path: Path, seconds: float = LOCKED) -> sqlite3.Connection:
+def _open(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
     import sqlite3
 
     return sqlite3.connect(path, timeout=seconds, isolation_level=None)
@@ -144,14 +123,19 @@ def _make(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path, seconds: float = PATIENCE) -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[None]:
     """One process at a time, on any system: the lock is SQLite's own, and ends with its process.
 
-    Raises:
-        sqlite3.OperationalError: Another process has had it for so many seconds.
+    Another process is waited for; with ``busy``, which is then the error, for 2 s only.
     """
-    lock = path.with_name(f".{path.name}-lock")
-    with closing(_open(lock, seconds)) as database:
-        database.execute("BEGIN EXCLUSIVE")
+    with closing(
+        _open(path.with_name(f".{path.name}-lock"), BUSY_SECONDS if busy else CREATE_SECONDS)
+    ) as database:
+        try:
+            database.execute("BEGIN EXCLUSIVE")
+        except Exception:
+            if busy:
+                raise TrackingError(busy) from None
+            raise
         yield
         database.execute("ROLLBACK")

@@ -1,0 +1,34 @@
+"""The starter's own tools: one version of each, wherever it is named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+STARTER = Path(__file__).parents[1]
+TEMPLATE = STARTER / "{{ cookiecutter.repo_name }}"
+
+
+def ruff_of_pre_commit(folder: Path) -> set[str]:
+    config = yaml.safe_load((folder / ".pre-commit-config.yaml").read_text())
+    needed = [hook["additional_dependencies"] for hook in config["repos"][0]["hooks"]]
+    return {version for names in needed for version in names if version.startswith("ruff")}
+
+
+@pytest.mark.parametrize("folder", [STARTER, TEMPLATE], ids=["starter", "template"])
+def test_pre_commit_has_the_ruff_of_make_lint(folder: Path) -> None:
+    project = (folder / "pyproject.toml").read_text()
+
+    assert set(re.findall(r'"(ruff[^"]*)"', project)) == ruff_of_pre_commit(folder)
+    assert ruff_of_pre_commit(folder) == ruff_of_pre_commit(STARTER)
+
+
+def test_every_target_of_the_makefile_says_what_it_is_for() -> None:
+    makefile = (STARTER / "Makefile").read_text()
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    documented = re.findall(r"^([a-z-]+):.*## \S", makefile, re.MULTILINE)
+
+    assert set(documented) == set(phony.split()) - {"env"}

@@ -1,0 +1,1 @@
+"""Points arrive, whatever happens: batching, the circuit breaker, the outbox, its sync."""

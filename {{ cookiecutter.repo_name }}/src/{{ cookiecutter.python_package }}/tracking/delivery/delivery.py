@@ -1,0 +1,187 @@
+"""``Delivery``: takes the points of one MLflow run, and gathers small saves into few requests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
+
+from ..names import METRICS_PER_REQUEST
+from ..points import Point, Points
+from ..process.state import process_state
+from .route import Destination, Route
+
+# How many seconds a point may wait for others: charts in MLflow's UI grow while the node runs.
+BATCH_SECONDS = 0.1
+# How many points may wait: a store that is slower than the node slows the node down.
+LIMIT = 10_000
+
+
+def delivery_to(destination: Destination) -> Delivery:
+    """This process's delivery to an MLflow run."""
+    deliveries: dict[Destination, Delivery] = process_state().deliveries
+    return deliveries.get(destination) or deliveries.setdefault(destination, Delivery(destination))
+
+
+class Delivery:
+    """All that this process sends to and reads from one MLflow run; ``route`` leads to the run.
+
+    From ``open`` to ``close`` small saves are gathered; else, as in a worker process, which no
+    hook tells that a node has ended, each save is written at once.
+    """
+
+    def __init__(self, destination: Destination) -> None:
+        self.route = Route(destination)
+        self._batcher: Batcher | None = None
+        self._users = 0  # Kedro runs that use the same external run may overlap
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Gather small saves from now on."""
+        with self._lock:
+            self._users += 1
+            self._batcher = self._batcher or Batcher(self.route.log_points)
+
+    def close(self) -> None:
+        """Write what waits; the last of those who called ``open`` ends the gathering."""
+        failure = None
+        try:
+            self.flush()  # Ctrl-C in here leaves all as it is, for another close
+        except Exception as error:
+            failure = error
+        with self._lock:
+            self._users -= 1
+            batcher = None if self._users else self._batcher
+            if batcher:
+                self._batcher = None
+                process_state().deliveries.pop(self.route.destination, None)
+        if batcher:
+            batcher.close()
+        if failure:
+            raise failure
+
+    def send(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
+        """Write metrics, by key, at these steps: at once, or with others if they are few."""
+        points = _points(metrics, steps)
+        batch = list(islice(points, METRICS_PER_REQUEST))
+        are_few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
+        if are_few and self._batcher and self._batcher.put(batch):
+            return
+        self.flush()
+        while batch:
+            self.route.log_points(batch)
+            batch = list(islice(points, METRICS_PER_REQUEST))
+
+    def flush(self) -> None:
+        """Return when everything that was sent is written."""
+        if batcher := self._batcher:
+            batcher.flush()
+
+    def read(self) -> Route:
+        """The route, to read from: everything that was sent is written."""
+        self.flush()
+        return self.route
+
+
+def _points(metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> Iterator[Point]:
+    import mlflow
+
+    model = mlflow.get_active_model_id()  # as mlflow.log_metric() does
+    # One timestamp for one save: MLflow's SQL stores keep an identical point once, so a repeated
+    # request duplicates nothing.
+    now = time.time_ns() // 1_000_000
+    for key, points in metrics.items():
+        for start in range(0, len(points.values), METRICS_PER_REQUEST):
+            part = slice(start, start + METRICS_PER_REQUEST)
+            values = points.values[part]
+            stamps = points.timestamps[part] if points.timestamps else repeat(None, len(values))
+            # An array gives Python's floats for one request at a time.
+            values = values.tolist() if hasattr(values, "tolist") else values
+            for value, step, stamp in zip(values, steps[key][part], stamps, strict=True):
+                yield Point(key, value, step, now if stamp is None else stamp, model)
+
+
+class Batcher:
+    """Writes points on a thread of its own, in the order in which they came.
+
+    ``flush`` and ``close`` return when all is written. Later calls raise an error of ``send``.
+    """
+
+    def __init__(self, send: Callable[[list[Point]], None]) -> None:
+        self._send = send
+        self._waiting: list[Point] = []
+        self._sending = False
+        self._flushing = False
+        self._closed = False
+        self._error: Exception | None = None
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+
+    def put(self, points: list[Point]) -> bool:
+        """Take points, to be written soon; False if it has been closed, by a signal, and took none.
+
+        Waits while too many are waiting.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) < LIMIT or self._error)
+            self._raise()
+            if self._closed:
+                return False
+            self._waiting.extend(points)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="mlflow-batch", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def flush(self) -> None:
+        """Return when everything that was put is written."""
+        with self._changed:
+            self._flushing = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not (self._waiting or self._sending) or self._error)
+            self._flushing = False
+            self._raise()
+
+    def close(self) -> None:
+        """Write what is left and end the thread."""
+        try:
+            self.flush()
+        finally:
+            with self._changed:
+                self._closed = True
+                self._changed.notify_all()
+            if self._thread:
+                self._thread.join()  # it writes what came after the flush
+
+    def _raise(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _work(self) -> None:
+        while batch := self._next():
+            try:
+                self._send(batch)
+            except Exception as error:
+                with self._changed:
+                    self._error = error
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+                if self._error:
+                    return
+
+    def _next(self) -> list[Point]:
+        """The next request's points, when there are enough or they have waited long enough."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            self._changed.wait_for(
+                lambda: len(self._waiting) >= METRICS_PER_REQUEST or self._flushing or self._closed,
+                timeout=BATCH_SECONDS,
+            )
+            batch = self._waiting[:METRICS_PER_REQUEST]
+            del self._waiting[:METRICS_PER_REQUEST]
+            self._sending = bool(batch)
+            self._changed.notify_all()
+            return batch

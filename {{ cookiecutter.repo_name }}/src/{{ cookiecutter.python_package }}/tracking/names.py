@@ -1,0 +1,43 @@
+"""The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
+
+# In the project's folder: an SQLite store with what could not be written to the tracking store.
+OUTBOX_FILE = "mlflow-spool.db"
+
+
+class Tag:
+    """The tags of an MLflow run."""
+
+    PIPELINE = "kedro.pipeline"
+    ENV = "kedro.env"
+    RUNNER = "kedro.runner"
+    KEDRO_VERSION = "kedro.version"
+    KEDRO_RUN_ID = "kedro.run_id"
+    COMMAND = "kedro.command"
+    ERROR = "kedro.error"  # what ended the run
+    MACHINE = "kedro.machine"  # the machine, or container, of the process that opened the run
+    PROCESS = "kedro.process"  # that process: its id and when it began
+    # One value for each run: tells whether a request whose answer was lost has created the run.
+    IDEMPOTENCY_KEY = "kedro.idempotency_key"
+    # Of a run in the outbox: its target store; its target run, if that is there already; and
+    # whether that is an external run, whose end is not written.
+    TARGET_STORE = "kedro.spool.store"
+    TARGET_RUN = "kedro.spool.run_id"
+    EXTERNAL = "kedro.spool.external"
+    # MLflow's own, https://mlflow.org/docs/latest/ml/tracking/#system-tags
+    USER = "mlflow.user"
+    SOURCE_NAME = "mlflow.source.name"
+    SOURCE_TYPE = "mlflow.source.type"
+    GIT_COMMIT = "mlflow.source.git.commit"
+    GIT_DIRTY = "mlflow.source.git.dirty"
+    PARENT_RUN = "mlflow.parentRunId"
+
+
+# MLflow 3.17, mlflow.utils.validation; servers as old as 3.7 allow the same.
+MAX_KEY_LENGTH = 250
+MAX_PARAM_LENGTH = 6000
+MAX_TAG_LENGTH = 8000
+MAX_STEP = 2**63 - 1
+# One request of log_batch takes at most so many
+# (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
+METRICS_PER_REQUEST = 1000
+PARAMS_PER_REQUEST = 100

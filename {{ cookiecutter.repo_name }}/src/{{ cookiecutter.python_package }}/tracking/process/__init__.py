@@ -1,0 +1,1 @@
+"""What belongs to the process and not to one MLflow run; its owner is ``ProcessState``."""

@@ -1,0 +1,1 @@
+"""One MLflow tracking store as one object; all private MLflow API of stores is used in here."""

@@ -1,0 +1,230 @@
+"""``MlflowStore``: one MLflow tracking store, with its client, its retries and its deadline."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..names import Tag
+from ..points import Point, allowed_name
+from ..process.state import gc_paused, process_state
+from ..redaction import redact
+from . import queries
+from .client import make_client, probe_database
+from .errors import StoreUnavailableError, TrackingError, is_transient, reason
+from .sqlite import make_or_check, sqlite_path
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+T = TypeVar("T")
+StrMap = Mapping[str, str]
+
+# For how many seconds requests are tried, unless another deadline has been set.
+RETRY_SECONDS = 20.0
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+LEAST_TIMEOUT = 0.5
+MOST_RUNS = 50_000  # that MLflow finds in one request
+
+
+class Retry:
+    """Makes requests again, within a deadline; each thread has its own."""
+
+    def __init__(self) -> None:
+        self._thread = threading.local()
+
+    @contextmanager
+    def deadline(self, seconds: float | None = None) -> Iterator[None]:
+        """All requests within the block have so many seconds together; an outer deadline wins."""
+        is_outer = getattr(self._thread, "until", None) is None
+        if is_outer:
+            self._thread.until = time.monotonic() + (seconds or RETRY_SECONDS)
+        try:
+            yield
+        finally:
+            if is_outer:
+                self._thread.until = None
+
+    def __call__(self, request: Callable[[], T]) -> T:
+        """Make a request, again and again until the deadline while its error is transient."""
+        wait = FIRST_WAIT
+        with self.deadline():
+            while True:
+                try:
+                    return request()
+                except Exception as error:
+                    if not is_transient(error) or self.seconds_left() < wait:
+                        raise
+                time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
+                wait = min(wait * 2, LONGEST_WAIT)
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline."""
+        self._thread.until += seconds
+
+    def seconds_left(self) -> float:
+        """Seconds until the deadline; less than none when it is over."""
+        until = getattr(self._thread, "until", None)
+        return RETRY_SECONDS if until is None else until - time.monotonic()
+
+    def timeout(self) -> float:
+        """Seconds for one request; the user's MLFLOW_HTTP_REQUEST_TIMEOUT, if that is less."""
+        limit = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or RETRY_SECONDS)
+        return min(max(self.seconds_left(), LEAST_TIMEOUT), limit)
+
+
+class MlflowStore:
+    """One tracking store: an SQLite file, a database or a tracking server.
+
+    Its methods try again while an error is transient. Each raises ``StoreUnavailableError`` when
+    the store has not answered within the deadline, and MLflow's error if it refuses the request.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.retry = Retry()
+        self.deadline = self.retry.deadline
+        self._path = sqlite_path(uri)
+        self._client: MlflowClient | None = None
+        self._client_inode: int | None = None  # the client's
+        self._connecting = threading.Lock()
+
+    def open(self) -> None:
+        """Make the store, if it is an SQLite file that is not there; else check that it answers.
+
+        Raises:
+            TrackingError: The store can't be opened or written, or is another MLflow version's.
+        """
+        try:
+            problem = self.retry(self._open)
+        except Exception as error:
+            if is_transient(error):
+                raise StoreUnavailableError(self.uri, error) from None
+            if self._path is None:
+                raise
+            problem = reason(error)  # "file is not a database"
+        if problem:
+            raise TrackingError(
+                f"The MLflow store {redact(self.uri)} can't be opened: {problem};"
+                " mend that, or set another 'tracking_uri' in mlflow.yml."
+            )
+
+    def _open(self) -> str | None:
+        if self._path is None:
+            probe_database(self.uri, self.retry.seconds_left())
+            return None
+        began = time.monotonic()
+        problem = make_or_check(self._path)
+        self.retry.extend(time.monotonic() - began)  # the time to create it does not count
+        return problem
+
+    def experiment_id(self, name: str) -> str:
+        """The id of the experiment; it is created if there is none."""
+        artifacts = None  # MLflow's own default is where the command was typed
+        if self._path:
+            artifacts = (self._path.parent / "mlartifacts" / allowed_name(name)).as_uri()
+        return self.call(lambda client: queries.experiment_id(client, name, artifacts))
+
+    def create_run(
+        self, experiment: str, tags: StrMap, name: str, start_time: int | None = None
+    ) -> Run:
+        """Create a run, exactly one, though the answer to a request for it may be lost.
+
+        ``Tag.IDEMPOTENCY_KEY`` among the tags says that an earlier process may have created it.
+        """
+        may_exist = Tag.IDEMPOTENCY_KEY in tags
+        tags = {Tag.IDEMPOTENCY_KEY: uuid.uuid4().hex, **tags}
+        search = f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{tags[Tag.IDEMPOTENCY_KEY]}'"
+
+        def request(client: MlflowClient) -> Run:
+            nonlocal may_exist
+            existing = client.search_runs([experiment], search) if may_exist else []
+            may_exist = True
+            return (
+                existing[0] if existing else client.create_run(experiment, start_time, tags, name)
+            )
+
+        return self.call(request)
+
+    def get_run(self, run_id: str, named_by: str = "") -> Run:
+        """A run; ``named_by`` says who gave its id, for the error if it is missing or deleted."""
+        return self.call(lambda client: queries.get_run(client, run_id, named_by))
+
+    def search_runs(self, search: str = "", experiment: str | None = None) -> list[Run]:
+        """The runs that a filter of MLflow's finds, the oldest first; None: in all experiments."""
+
+        def request(client: MlflowClient) -> list[Run]:
+            every = [] if experiment else client.search_experiments()
+            ids = [experiment] if experiment else [each.experiment_id for each in every]
+            order = ["attributes.start_time"]
+            return list(client.search_runs(ids, search, max_results=MOST_RUNS, order_by=order))
+
+        return self.call(request)
+
+    def end_run(self, run_id: str, status: str, end_time: int) -> None:
+        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch."""
+        from mlflow.entities import RunStatus
+
+        number = RunStatus.from_string(status)
+        # MlflowClient.set_terminated() would print the run's URL, password and all.
+        self.call(lambda client: _backend(client).update_run_info(run_id, number, end_time, None))
+
+    def log_points(self, run_id: str, points: Sequence[Point]) -> None:
+        """Write points in one request: at most ``METRICS_PER_REQUEST``."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(p.key, p.value, p.timestamp, p.step, p.model_id) for p in points]
+        # MLflow's SQL stores make some thirty objects a row: the collector took a fifth of the
+        # time. For a tracking server they are made in its own process.
+        with nullcontext() if self.uri.startswith("http") else gc_paused():
+            # MlflowClient.log_batch would make each of the metrics anew.
+            self.call(lambda client: _backend(client).log_batch(run_id, metrics, [], []))
+
+    def log_params_and_tags(self, run_id: str, params: StrMap = {}, tags: StrMap = {}) -> None:  # noqa: B006
+        """Write parameters and tags in one request: at most ``PARAMS_PER_REQUEST`` of each."""
+        from mlflow.entities import Param, RunTag
+
+        facts = [Param(*item) for item in params.items()], [RunTag(*item) for item in tags.items()]
+        self.call(lambda client: _backend(client).log_batch(run_id, [], *facts))
+
+    def last_steps(self, run_id: str) -> dict[str, int]:
+        """The highest step of every key that the run has."""
+        return self.call(lambda client: queries.last_steps(client, run_id))
+
+    def histories(self, run_id: str, start: str) -> queries.History:
+        """All points of all keys of the run that begin with ``start``."""
+        return self.call(lambda client: queries.histories(client, run_id, start))
+
+    def call(self, request: Callable[[MlflowClient], T]) -> T:
+        """What a request to MLflow's client returns; for what has no method here."""
+        try:
+            return self.retry(lambda: request(self._connected()))
+        except Exception as error:
+            if is_transient(error):
+                raise StoreUnavailableError(self.uri, error) from None  # its text has the password
+            raise
+
+    def _connected(self) -> MlflowClient:
+        """MLflow's client; a new one where the SQLite file has been replaced."""
+        file = self._path.stat().st_ino if self._path and self._path.exists() else None
+        with self._connecting:
+            if self._client is None or file != self._client_inode:
+                self._client, self._client_inode = make_client(self.uri, self.retry.timeout), file
+            return self._client
+
+
+def _backend(client: MlflowClient) -> Any:
+    return client._tracking_client.store
+
+
+def store_at(uri: str) -> MlflowStore:
+    """This process's object of a store."""
+    stores: dict[str, MlflowStore] = process_state().stores
+    return stores.get(uri) or stores.setdefault(uri, MlflowStore(uri))

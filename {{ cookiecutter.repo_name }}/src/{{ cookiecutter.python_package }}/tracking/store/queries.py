@@ -1,0 +1,111 @@
+"""Requests that take more than one call of MLflow's client; each may be repeated as a whole."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from ..names import METRICS_PER_REQUEST
+from ..redaction import redact
+from .errors import TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+# By key, its points as (timestamp, step, value): MLflow gives them in the order of these.
+History = dict[str, list[tuple[int, int, float]]]
+
+READERS = 8  # requests at once, where the history of each key is one
+# MLflow's SQL stores keep an infinity as the largest double of its sign.
+_LARGEST = math.nextafter(math.inf, 0)
+
+
+def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """The id of the experiment; it is created if there is none; an error if it is deleted."""
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return client.create_experiment(name, artifacts)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        return experiment_id(client, name, artifacts)  # another process was faster
+    if experiment.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"The MLflow experiment {name!r} is deleted; restore it with"
+            f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`,"
+            " or set another 'experiment' in mlflow.yml."
+        )
+    return experiment.experiment_id
+
+
+def get_run(client: MlflowClient, run_id: str, named_by: str) -> Run:
+    """A run; ``named_by`` says who gave its id, for the error if it is missing or deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        if not named_by or not missing:
+            raise
+        raise TrackingError(
+            f"The MLflow store {redact(client.tracking_uri)} has no run {run_id!r}, which"
+            f" {named_by} names; give the id of a run in this store, or none for a new run."
+        ) from None
+    if named_by and run.info.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"The MLflow run {run_id!r}, which {named_by} names, is deleted; restore it with"
+            f" `mlflow runs restore --run-id {run_id}`, or give none for a new run."
+        )
+    return run
+
+
+def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
+    """The highest step of every key that the run has."""
+    return {metric.key: metric.step for metric in client.get_run(run_id).data._metric_objs}
+
+
+def histories(client: MlflowClient, run_id: str, start: str) -> History:
+    """All points of all keys of the run that begin with ``start``."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = client._tracking_client.store
+    if hasattr(store, "ManagedSessionMaker"):
+        found = _query(store, run_id, start)
+        if not found:
+            client.get_run(run_id)  # raises if there is none
+        return found
+    keys = [key for key in last_steps(client, run_id) if key.startswith(start)]
+
+    def read(key: str) -> list[tuple[int, int, float]]:
+        points = client.get_metric_history(run_id, key)
+        return [(point.timestamp, point.step, _infinity_restored(point.value)) for point in points]
+
+    with ThreadPoolExecutor(READERS) as readers:  # MLflow's REST API has one key a request
+        return dict(zip(keys, readers.map(read, keys), strict=True))
+
+
+def _query(store: Any, run_id: str, start: str) -> History:
+    """The same from an SQL store, in one query and without MLflow's object for each row."""
+    from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
+
+    found: History = {}
+    with store.ManagedSessionMaker() as session:
+        query = (
+            session.query(Row.key, Row.timestamp, Row.step, Row.value, Row.is_nan)
+            .filter(Row.run_uuid == run_id, Row.key.startswith(start, autoescape=True))
+            .order_by(Row.key, Row.timestamp, Row.step, Row.value)
+        )
+        for key, timestamp, step, value, is_nan in query.yield_per(METRICS_PER_REQUEST):
+            if key.startswith(start):  # SQLite's LIKE ignores case
+                point = (timestamp, step, math.nan if is_nan else _infinity_restored(value))
+                found.setdefault(key, []).append(point)
+    return found
+
+
+def _infinity_restored(value: float) -> float:
+    return math.copysign(math.inf, value) if abs(value) == _LARGEST else value
