@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow explore coverage lint types check test-oldest bench clean env
+.PHONY: help demo test slow explore chaos coverage lint types check test-oldest bench clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -37,6 +37,9 @@ slow: env ## Run the slow tests
 
 explore: env ## Run the tests that make up examples, on new ones
 	HYPOTHESIS_PROFILE=explore $(RUN) pytest -n auto -m hypothesis
+
+chaos: env ## Kill servers and processes at random, 100 times (half an hour)
+	CHAOS_ROUNDS=100 $(RUN) pytest -s tests/test_durability.py -k any_end_of_any_process
 
 coverage: env ## Run the fast tests, and say what of the template they don't reach
 	@rm -f .coverage .coverage.*

@@ -7,12 +7,24 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 from helpers import KEDRO, HttpProcess, free_port
 
 FAULTS = ("500", "429", "timeout", "cut", "refused")
+
+
+@contextmanager
+def outage_after(seconds: float) -> Iterator[None]:
+    """Requests are tried for so many seconds instead of 20."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("store.mlflow_store", "delivery.route", "delivery.delivery"):
+            patch.setattr(f"lab.tracking.{module}.RETRY_SECONDS", seconds)
+        yield
 
 
 class Server(HttpProcess):

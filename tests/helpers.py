@@ -343,7 +343,7 @@ class Lab:
         lines: list[str] = []
         process_state().begin_tracking(config.tracking_uri, config.credentials)
         try:
-            return sync(config.tracking_uri, self.path, lines.append, **options), lines
+            return sync(config, self.path, lines.append, **options), lines
         finally:
             process_state().end_tracking()
 

@@ -16,7 +16,6 @@ from lab.tracking.dataset import Binding, MlflowMetricsDataset
 from lab.tracking.delivery.delivery import delivery_to
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination
-from lab.tracking.process.liveness import process_tags
 from mlflow import MlflowClient
 
 TRACKING = PACKAGE / "tracking"
@@ -112,7 +111,7 @@ def test_a_save_enters_six_modules_in_one_direction(
 ) -> None:
     uri = f"sqlite:///{lab.store}"
     run_id = MlflowClient(uri).create_run("0").info.run_id
-    outbox = Outbox(tmp_path / "outbox.db", uri, "Default", "run", tuple(process_tags().items()))
+    outbox = Outbox(tmp_path / "outbox.db", uri)
     dataset = MlflowMetricsDataset()
     dataset.bind(Binding("m", "m", ".", Destination(uri, run_id, outbox), is_new=True))
     dataset.save({"warm": 0.0})  # the first makes MLflow's client

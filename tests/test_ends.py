@@ -260,6 +260,22 @@ def test_a_signal_kills_the_run_and_the_process(
     assert points_in(lab.store, run) == saved
 
 
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT], ids=["hangup", "quit"])
+def test_a_closed_terminal_kills_the_run_and_the_process(
+    lab: Lab, tmp_path: Path, number: signal.Signals
+) -> None:
+    waiting = tmp_path / "waiting"
+    with lab.command("ends", f"--params=end=wait:{waiting}") as process:
+        process.wait_until(waiting.exists)
+
+        process.signal(number)
+
+        assert process.wait(20) == -number, process.output
+    (run,) = lab.runs()
+    assert run.info.status == "KILLED"
+    assert lab.points() == BEFORE
+
+
 def test_a_script_that_handles_sigterm_itself_goes_on_doing_so(lab: Lab) -> None:
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:

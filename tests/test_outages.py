@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 import pytest
-from faults import FAULTS, FaultyProxy, Server
+from faults import FAULTS, FaultyProxy, Server, outage_after
 from helpers import (
     FLOW_KEYS,
     KEDRO,
@@ -66,19 +66,18 @@ def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
     }
 
 
+def waiting_in(outbox: Path) -> list[tuple[str, str]]:
+    """The requests that wait, the oldest first: for which run, and what."""
+    with closing(sqlite3.connect(outbox, timeout=30)) as database:
+        columns = "run_id, request FROM kedro_waiting_requests"
+        return database.execute(f"SELECT {columns} ORDER BY id").fetchall()
+
+
 def count(store: Path) -> int:
     """How many points a store has, read beside MLflow."""
     with closing(sqlite3.connect(store, timeout=30)) as database:
         number: int = database.execute("SELECT count(*) FROM metrics").fetchone()[0]
         return number
-
-
-@contextmanager
-def outage_after(seconds: float) -> Iterator[None]:
-    """Requests are tried for so many seconds instead of 20."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab.tracking.store.mlflow_store.RETRY_SECONDS", seconds)
-        yield
 
 
 @pytest.fixture
@@ -214,7 +213,7 @@ def test_with_spool_the_run_goes_on_and_is_synced(
 
     warning = (
         f"The MLflow store {gone.url} can't be reached (Connection refused). The run is written"
-        " to mlflow-spool.db, for `kedro metrics sync`."
+        f" to {lab.outbox}, for `kedro metrics sync`."
     )
     assert warning in [record.getMessage() for record in caplog.records]
     (waiting,) = runs_in(lab.outbox)
@@ -351,7 +350,8 @@ def test_runs_that_the_catalog_names_in_an_outage(
     lab.configure(on_outage="spool")
     lab.run("everything", node_names=["a"])
     lab.run("everything", node_names=["a", "b"])
-    assert [run.info.status for run in runs_in(lab.outbox)] == ["FINISHED"] * 3
+    assert [run.info.status for run in runs_in(lab.outbox)] == ["FINISHED"]
+    assert {run for run, _ in waiting_in(lab.outbox)} == {run_id}
     server.start()
 
     assert lab.sync()[0]
@@ -534,8 +534,11 @@ def test_workers_share_one_run_in_the_outbox(
     with outage_after(0.5):
         lab.run("everything", runner=ParallelRunner())
 
-    (waiting,) = runs_in(lab.outbox)
-    assert waiting.info.status == "FINISHED"
+    waiting = waiting_in(lab.outbox)
+    assert len({run_id for run_id, _ in waiting}) == 1
+    assert ["FINISHED" in request for _, request in waiting] == [False] * (len(waiting) - 1) + [
+        True
+    ]
     server.start()
     assert lab.sync()[0]
     (run,) = lab.runs()

@@ -111,7 +111,7 @@ def _refuse(self: Any, metrics: Any) -> None:
 def test_a_write_that_fails_is_the_error_of_the_run(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: type
 ) -> None:
-    monkeypatch.setattr("lab.tracking.delivery.route.Route.log_points", _refuse)
+    monkeypatch.setattr("lab.tracking.delivery.delivery.Delivery._write", _refuse)
 
     with pytest.raises(ConnectionError, match="the store is gone"):
         lab.run("everything", node_names=["a"], runner=runner())
@@ -124,7 +124,7 @@ def test_a_write_that_fails_is_the_error_of_the_run(
 def test_the_error_of_a_node_is_not_hidden_by_a_write_that_fails(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("lab.tracking.delivery.route.Route.log_points", _refuse)
+    monkeypatch.setattr("lab.tracking.delivery.delivery.Delivery._write", _refuse)
 
     with pytest.raises(ValueError, match="the data is gone"):
         lab.run("ends", params={"end": "error"})

@@ -5,7 +5,7 @@ The way of one save, each step in one module:
     dataset.py             MlflowMetricsDataset.save: what a node returned
     points.py              parse, by_key: validated points under their keys
     delivery/delivery.py   Delivery.send: small saves gathered into few requests
-    delivery/route.py      Route.log_points: to the store or, in an outage, to the outbox
+    delivery/route.py      Route.write: to the store or, in an outage, to the outbox
     store/mlflow_store.py  MlflowStore.log_points: one request, tried again if need be
 
 The other modules here:

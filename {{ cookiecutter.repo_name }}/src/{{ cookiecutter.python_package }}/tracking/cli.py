@@ -23,8 +23,9 @@ def metrics() -> None:
     is_flag=True,
     help="Also write runs that may still be running, on another machine, say; as KILLED.",
 )
+@click.option("--discard", metavar="RUN_ID", help="Only forget what waits for this MLflow run.")
 @click.pass_obj
-def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
+def sync(metadata: ProjectMetadata, env: str | None, running: bool, discard: str | None) -> None:
     """Write what waits in mlflow-spool.db to the MLflow store that it belongs to.
 
     May be interrupted and repeated. The exit status is 0 when nothing is left.
@@ -32,7 +33,7 @@ def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
     from kedro.framework.session import KedroSession
 
     from .config import current_config
-    from .delivery.sync import sync as sync_outbox
+    from .delivery import sync as waiting
     from .process.state import process_state
 
     with KedroSession.create(project_path=metadata.project_path, env=env) as session:
@@ -43,6 +44,10 @@ def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
         raise click.ClickException(
             "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
         )
-    uri, project_path = config.tracking_uri, metadata.project_path
-    process_state().begin_tracking(uri, config.credentials)  # it ends with the process
-    sys.exit(0 if sync_outbox(uri, project_path, click.echo, running=running) else 1)
+    if discard:
+        number = waiting.discard(config, metadata.project_path, discard)
+        click.echo(f"Forgot {number} requests that waited for the run {discard}.")
+        return
+    process_state().begin_tracking(config.tracking_uri, config.credentials)  # until the exit
+    done = waiting.sync(config, metadata.project_path, click.echo, running=running)
+    sys.exit(0 if done else 1)

@@ -37,6 +37,8 @@ class MlflowConfig:
     track: str = "auto"
     log_params: bool = True
     on_outage: str = "raise"
+    outbox: str | None = None  # the project's folder
+    require_delivery: bool = False
     secrets: Sequence[str] = SECRET_WORDS
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables to set
     redactor: Secrets = field(default_factory=Secrets, repr=False)  # values of credentials.yml, too
@@ -63,6 +65,8 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "track": _one_of("auto", "always", "never"),
     "log_params": ("true or false", lambda value: isinstance(value, bool)),
     "on_outage": _one_of("raise", "spool"),
+    "outbox": ("the path of a folder", _is_text),
+    "require_delivery": ("true or false", lambda value: isinstance(value, bool)),
     "secrets": ("a list of words", _is_list_of_texts),
     "credentials": ("the name of an entry of credentials.yml", _is_text),
 }

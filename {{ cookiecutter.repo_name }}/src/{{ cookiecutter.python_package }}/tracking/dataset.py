@@ -121,7 +121,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         if delivery is None:
             raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
         start = key_prefix(binding.prefix, binding.separator)
-        histories = delivery.read().histories(start)
+        histories = delivery.histories(start)
         return {key.removeprefix(start): _restored(points) for key, points in histories.items()}
 
     def _exists(self) -> bool:
@@ -136,7 +136,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         start = key_prefix(binding.prefix, binding.separator)
         try:
-            return any(key.startswith(start) for key in delivery.read().last_steps())
+            return any(key.startswith(start) for key in delivery.last_steps())
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
@@ -177,7 +177,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             return self._next_steps
         if not binding.overlapping and all(metric.has_steps for metric in metrics.values()):
             return {}  # and one request less
-        next_steps = {key: max(step + 1, 0) for key, step in delivery.read().last_steps().items()}
+        next_steps = {key: max(step + 1, 0) for key, step in delivery.last_steps().items()}
         if self._binding is not None:
             # In an outage the store may not have them yet.
             for key, step in self._own_next_steps.items():

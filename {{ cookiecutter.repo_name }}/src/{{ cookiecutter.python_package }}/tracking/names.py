@@ -1,7 +1,9 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
-# In the project's folder: an SQLite store with what could not be written to the tracking store.
+# An SQLite file with what could not be written to the tracking store: requests, in this table, and
+# whole runs, in MLflow's.
 OUTBOX_FILE = "mlflow-spool.db"
+OUTBOX_TABLE = "kedro_waiting_requests"
 
 
 class Tag:
@@ -18,8 +20,8 @@ class Tag:
     PROCESS = "kedro.process"  # that process: its id and when it began
     # One value for each run: tells whether a request whose answer was lost has created the run.
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
-    # Of a run in the outbox: its target store; its target run, if that is there already; and
-    # whether that is an external run, whose end is not written.
+    # Of a run that began in the outbox: its target store; its target run, if that is an external
+    # one; and that this is so, and its end not to be written.
     TARGET_STORE = "kedro.spool.store"
     TARGET_RUN = "kedro.spool.run_id"
     EXTERNAL = "kedro.spool.external"

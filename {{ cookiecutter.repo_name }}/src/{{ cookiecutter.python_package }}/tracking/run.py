@@ -6,23 +6,23 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
-from .delivery.opening import Resolved, open_destination
-from .delivery.outbox import Outbox
-from .delivery.route import Destination, RunEnd
-from .names import MAX_TAG_LENGTH, OUTBOX_FILE, PARAMS_PER_REQUEST
+from .delivery.opening import NewRun, Resolved, open_destination
+from .delivery.outbox import Outbox, RunEnd, choose_outbox
+from .delivery.route import Destination
+from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
 from .process.liveness import process_tags
 from .process.mlflow_globals import activate, active_run
 from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
-from .redaction import Secrets, redact
-from .store.errors import reason
+from .redaction import redact
+from .store.errors import TrackingError, reason
 from .store.sqlite import sqlite_path
 
 if TYPE_CHECKING:
@@ -69,16 +69,14 @@ def open_run(
         active = None
     resolved = resolve(config.tracking_uri, run_params, os.environ, active)
     path = Path(run_params["project_path"])
-    process = process_tags()
-    name = config.run_name or pipeline_name(run_params)
-    outbox = Outbox(
-        path / OUTBOX_FILE, resolved.tracking_uri, config.experiment, name, tuple(process.items())
-    )
-    tags = kedro_tags(run_params, config.redactor) | source_tags(path) | process
+    outbox = choose_outbox(config.outbox, path, resolved.tracking_uri)
+    tags = kedro_tags(run_params, config.redactor) | source_tags(path) | process_tags()
+    tags[Tag.IDEMPOTENCY_KEY] = uuid.uuid4().hex  # the same in the store and in the outbox
+    new = NewRun(config.experiment, config.run_name or pipeline_name(run_params), tags)
     destination, entity = open_destination(
-        config, resolved, outbox, tags if needs_run else None, catalog_runs
+        config, resolved, outbox, new if needs_run else None, catalog_runs
     )
-    run = TrackedRun(config.redactor, outbox, destination, entity)
+    run = TrackedRun(config, outbox, destination, entity)
     run.begin()
     return run
 
@@ -92,16 +90,20 @@ class TrackedRun:
     """
 
     def __init__(
-        self, secrets: Secrets, outbox: Outbox, destination: Destination | None, run: Run | None
+        self,
+        config: MlflowConfig,
+        outbox: Outbox | None,
+        destination: Destination | None,
+        run: Run | None,
     ) -> None:
         self.destination = destination
         is_new = destination is not None and not destination.is_external
         self.owned_run_id = destination.run_id if destination and is_new else None
-        self._secrets = secrets
+        self._config = config
         self._outbox = outbox
         self._run = run  # as it was when it was opened
         self._delivery = delivery_to(destination) if destination else None
-        self._catalog_runs: list[Delivery] = []  # to the runs that the catalog names
+        self._catalog_runs: dict[str, Delivery] = {}  # to the runs that the catalog names, by id
         self._active: ActiveRun | None = None
         self._stack: list[Any] = []
         self._closing = threading.Lock()
@@ -124,10 +126,12 @@ class TrackedRun:
 
     def destination_of(self, run_id: str) -> Destination:
         """Where the points of a run go that the catalog names."""
-        uri, outbox = self._outbox.target_uri, replace(self._outbox, external=True)
-        destination = Destination(uri, run_id, outbox)
-        self._catalog_runs.append(delivery_to(destination))
-        return destination
+        if run_id not in self._catalog_runs:
+            uri = self._config.tracking_uri
+            destination = Destination(uri, run_id, self._outbox, is_external=True)
+            self._catalog_runs[run_id] = delivery_to(destination)
+            self._catalog_runs[run_id].open()
+        return self._catalog_runs[run_id].destination
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
         """Write parameters. Those that MLflow does not take are left out, with a warning."""
@@ -138,7 +142,7 @@ class TrackedRun:
         new = new_parameters(parameters, {} if self.owned_run_id else self._run.data.params)
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
-                self._delivery.route.log_params(dict(new[start : start + PARAMS_PER_REQUEST]))
+                self._delivery.log_params(dict(new[start : start + PARAMS_PER_REQUEST]))
             except MlflowException as error:
                 logger.warning("MLflow did not take parameters: %s", redact(str(error)))
 
@@ -159,8 +163,8 @@ class TrackedRun:
 
     def _close(self, status: str, error: BaseException | None) -> None:
         try:
-            if self._delivery:
-                self._delivery.close()
+            for delivery in self._deliveries():
+                delivery.close()
         except Exception as failure:
             if status == "FINISHED":
                 self._end("FAILED", failure)
@@ -168,28 +172,43 @@ class TrackedRun:
             logger.error("Points were not written to MLflow: %s", reason(failure))
         self._end(status, error)
 
+    def _deliveries(self) -> list[Delivery]:
+        own = [self._delivery] if self._delivery else []
+        return own + list(self._catalog_runs.values())
+
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
-        text = printable(self._secrets.redact(text))[:MAX_TAG_LENGTH]
-        end = RunEnd(status, time.time_ns() // 1_000_000, text)
+        text = printable(self._config.redactor.redact(text))[:MAX_TAG_LENGTH]
+        end = RunEnd(status if self.owned_run_id else "", time.time_ns() // 1_000_000, text)
+        hasty = status == "KILLED"  # a process that was told to end waits for no store
         try:
             if self._delivery:
-                self._delivery.route.end(end)
-            for delivery in self._catalog_runs:
-                delivery.route.end_part(end)
-            self._report(status)
+                self._delivery.end(end if end.status or end.error else None, hasty)
+            for delivery in self._catalog_runs.values():
+                delivery.end(None, hasty)
+            waiting = {each: each.count_waiting() for each in self._deliveries()}
         except Exception:
             self._deregister()
             raise
         else:  # no `finally`: after Ctrl-C it stays among the open runs, for the exit handler
             self._deregister()
+        self._report(status, waiting)
 
-    def _report(self, status: str) -> None:
-        for delivery in filter(None, (self._delivery, *self._catalog_runs)):
-            destination = delivery.route.destination
-            if delivery.route.part:
-                waits = f"a part of it waits in {OUTBOX_FILE}, for `kedro metrics sync`"
-                logger.warning("The MLflow run %s is %s; %s.", destination.run_id, status, waits)
+    def _report(self, status: str, waiting: Mapping[Delivery, int | None]) -> None:
+        for delivery, number in waiting.items():
+            destination = delivery.destination
+            if number is not None and self._outbox:
+                where = f"{number} points of it wait in {self._outbox.path}"
+                if self._config.require_delivery and status == "FINISHED":
+                    raise TrackingError(
+                        f"The MLflow run {destination.run_id} is {status}, but {where};"
+                        " 'require_delivery' in mlflow.yml makes that an error. Run"
+                        " `kedro metrics sync` when the store answers, before the file is gone."
+                    )
+                logger.warning(
+                    f"The MLflow run {destination.run_id} is {status}; {where}, for"
+                    " `kedro metrics sync`."
+                )
             elif destination is self.destination and self.owned_run_id and self._run:
                 charts = _charts(destination, self._run.info.experiment_id)
                 logger.info("The MLflow run %s is %s.%s", destination.run_id, status, charts)
@@ -198,8 +217,6 @@ class TrackedRun:
         state = process_state()
         self._stack[:] = [run for run in self._stack if run is not self._active]
         state.open_runs.remove(self)
-        for delivery in self._catalog_runs:
-            state.deliveries.pop(delivery.route.destination, None)
         state.end_tracking()
 
 

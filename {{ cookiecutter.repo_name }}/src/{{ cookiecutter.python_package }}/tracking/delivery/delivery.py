@@ -10,6 +10,9 @@ from itertools import islice, repeat
 from ..names import METRICS_PER_REQUEST
 from ..points import Point, Points
 from ..process.state import process_state
+from ..store.mlflow_store import RETRY_SECONDS
+from ..store.queries import History
+from .outbox import Request, RunEnd
 from .route import Destination, Route
 
 # How many seconds a point may wait for others: charts in MLflow's UI grow while the node runs.
@@ -32,6 +35,7 @@ class Delivery:
     """
 
     def __init__(self, destination: Destination) -> None:
+        self.destination = destination
         self.route = Route(destination)
         self._batcher: Batcher | None = None
         self._users = 0  # Kedro runs that use the same external run may overlap
@@ -41,7 +45,7 @@ class Delivery:
         """Gather small saves from now on."""
         with self._lock:
             self._users += 1
-            self._batcher = self._batcher or Batcher(self.route.log_points)
+            self._batcher = self._batcher or Batcher(self._write)
 
     def close(self) -> None:
         """Write what waits; the last of those who called ``open`` ends the gathering."""
@@ -55,7 +59,7 @@ class Delivery:
             batcher = None if self._users else self._batcher
             if batcher:
                 self._batcher = None
-                process_state().deliveries.pop(self.route.destination, None)
+                process_state().deliveries.pop(self.destination, None)
         if batcher:
             batcher.close()
         if failure:
@@ -70,7 +74,7 @@ class Delivery:
             return
         self.flush()
         while batch:
-            self.route.log_points(batch)
+            self._write(batch)
             batch = list(islice(points, METRICS_PER_REQUEST))
 
     def flush(self) -> None:
@@ -78,10 +82,33 @@ class Delivery:
         if batcher := self._batcher:
             batcher.flush()
 
-    def read(self) -> Route:
-        """The route, to read from: everything that was sent is written."""
+    def last_steps(self) -> dict[str, int]:
+        """The highest step of every key that the run has."""
         self.flush()
-        return self.route
+        return self.route.last_steps()
+
+    def histories(self, start: str) -> History:
+        """All points of all keys that begin so."""
+        self.flush()
+        return self.route.histories(start)
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Write parameters in one request; the store may take its time to refuse them."""
+        self.route.write(Request(params=params), RETRY_SECONDS)
+
+    def end(self, end: RunEnd | None, hasty: bool) -> None:
+        """Write what waits and then the run's end, if there is one to write.
+
+        The store has some seconds for that; ``hasty``: what waits already goes on waiting.
+        """
+        self.route.end(end, 0.0 if hasty else RETRY_SECONDS)
+
+    def count_waiting(self) -> int | None:
+        """How many points wait in the outbox; None if nothing waits there, not even the end."""
+        return self.route.count_waiting()
+
+    def _write(self, points: list[Point]) -> None:
+        self.route.write(Request(points))
 
 
 def _points(metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> Iterator[Point]:

@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..config import MlflowConfig
-from ..names import OUTBOX_FILE, Tag
+from ..names import Tag
 from ..process.liveness import is_gone, machine
 from ..process.state import gc_paused_for_import, process_state
-from ..redaction import redact
-from ..store.errors import StoreUnavailableError, as_tracking_error, reason
+from ..redaction import redact, without_credentials
+from ..store.errors import WAYS_OUT, StoreUnavailableError, as_tracking_error, reason
 from ..store.mlflow_store import MlflowStore, store_at
-from .outbox import Outbox
-from .route import Destination, breaker_of
+from ..store.sqlite import create_private
+from .breaker import breaker_of
+from .outbox import Outbox, spool_store, spooled_runs
+from .route import Destination
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -37,51 +39,83 @@ class Resolved:
     named_by: str = ""
 
 
+@dataclass(frozen=True)
+class NewRun:
+    """What an MLflow run is made with."""
+
+    experiment: str
+    name: str
+    tags: Mapping[str, str]
+
+
 def open_destination(
     config: MlflowConfig,
     resolved: Resolved,
-    outbox: Outbox,
-    tags: Mapping[str, str] | None,
+    outbox: Outbox | None,
+    new: NewRun | None,
     catalog_runs: Collection[str],
 ) -> tuple[Destination, Run] | tuple[None, None]:
     """Open the resolved run: in its store or, if that does not answer, in the outbox.
 
-    A run that the catalog names and that is not there is an error. No tags: no run is needed.
+    A run that the catalog names and that is not there is an error. ``new`` is None if no run is
+    needed.
     """
     store = store_at(resolved.tracking_uri)
+    breaker = breaker_of(store.uri)
     try:
         with _tracking(store, config.credentials):
             for run_id in catalog_runs:
                 store.get_run(run_id, "the catalog")
-            if tags is None:
+            breaker.record_success()
+            if new is None:
                 return None, None
             if resolved.run_id:
                 run = store.get_run(resolved.run_id, resolved.named_by)
-                return Destination(store.uri, resolved.run_id, replace(outbox, external=True)), run
-            run = _new_run(store, outbox, tags, _spooled_targets(outbox))
+                return Destination(store.uri, resolved.run_id, outbox, is_external=True), run
+            run = _create(new, store, _waiting_runs(outbox))
             return Destination(store.uri, run.info.run_id, outbox), run
     except StoreUnavailableError as error:
-        if config.on_outage != "spool":
+        if config.on_outage != "spool" or outbox is None:
             raise
         logger.warning(
             f"The MLflow store {redact(store.uri)} can't be reached ({error.reason}). The run is"
-            f" written to {OUTBOX_FILE}, for `kedro metrics sync`."
+            f" written to {outbox.path}, for `kedro metrics sync`."
         )
-        breaker_of(store.uri).record_failure(error)
-    with _tracking(outbox.store, config.credentials):
-        if tags is None:
+        breaker.record_failure(error)
+        return _open_in_outbox(config, resolved, outbox, new)
+
+
+def _open_in_outbox(
+    config: MlflowConfig, resolved: Resolved, outbox: Outbox, new: NewRun | None
+) -> tuple[Destination, Run] | tuple[None, None]:
+    create_private(outbox.path)
+    spool = spool_store(outbox.path)
+    with _tracking(spool, config.credentials, "; make it writable"):
+        if new is None:
             return None, None
-        belongs = replace(outbox, external=bool(resolved.run_id)).target_tags(resolved.run_id)
-        run = _new_run(outbox.store, outbox, {**tags, **belongs})
-        return Destination(outbox.store.uri, run.info.run_id), run
+        target = {Tag.TARGET_STORE: without_credentials(resolved.tracking_uri)}
+        if resolved.run_id:
+            target |= {Tag.TARGET_RUN: resolved.run_id, Tag.EXTERNAL: "yes"}
+            logger.warning(
+                f"The steps that the MLflow run {resolved.run_id} has are not known now: points"
+                " without a step are counted from 0."
+            )
+        run = _create(replace(new, tags={**new.tags, **target}), spool)
+        return Destination(spool.uri, run.info.run_id), run
 
 
 @contextmanager
-def _tracking(store: MlflowStore, credentials: Mapping[str, str]) -> Iterator[None]:
+def _tracking(
+    store: MlflowStore, credentials: Mapping[str, str], ways_out: str = WAYS_OUT
+) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
-    state = process_state()
-    deadline = store.deadline(START_SECONDS)
-    with as_tracking_error(store.uri), gc_paused_for_import(), deadline, ExitStack() as undo:
+    state, deadline = process_state(), store.deadline(START_SECONDS)
+    with (
+        as_tracking_error(store.uri, ways_out),
+        gc_paused_for_import(),
+        deadline,
+        ExitStack() as undo,
+    ):
         store.open()
         state.begin_tracking(store.uri, credentials)  # the first request needs the credentials
         undo.callback(state.end_tracking)
@@ -89,32 +123,36 @@ def _tracking(store: MlflowStore, credentials: Mapping[str, str]) -> Iterator[No
         undo.pop_all()  # TrackedRun.close() undoes it
 
 
-def _spooled_targets(outbox: Outbox) -> set[str]:
-    """The target runs whose end may wait in the outbox."""
-    waiting = outbox.waiting_runs()
-    if waiting:
-        number = len(waiting)
-        logger.info("%s has %d run(s) that wait for `kedro metrics sync`.", OUTBOX_FILE, number)
-    return {run.data.tags.get(Tag.TARGET_RUN, "") for run in waiting}
-
-
-def _new_run(
-    store: MlflowStore, outbox: Outbox, tags: Mapping[str, str], ended: Collection[str] = ()
-) -> Run:
-    experiment = store.experiment_id(outbox.experiment)
+def _waiting_runs(outbox: Outbox | None) -> set[str]:
+    """The runs of which something, perhaps their end, waits in the outbox."""
+    if outbox is None or not outbox.path.exists():
+        return set()
     try:
-        _close_dead_runs(store, experiment, ended)
+        waiting = {run_id for _, run_id in outbox.runs()}
+        begun = spooled_runs(outbox.path)
+    except Exception as error:
+        logger.warning("%s can't be read: %s", outbox.path, reason(error))
+        return set()
+    if number := len(waiting) + len(begun):
+        logger.info("%s has %d run(s) that wait for `kedro metrics sync`.", outbox.path, number)
+    return waiting
+
+
+def _create(new: NewRun, store: MlflowStore, waiting: Collection[str] = ()) -> Run:
+    experiment = store.experiment_id(new.experiment)
+    try:
+        _close_dead_runs(store, experiment, waiting)
     except Exception as error:  # whatever it is, the run that begins is not to blame
         logger.warning("Dead MLflow runs were not looked for: %s", reason(error))
-    return store.create_run(experiment, tags, outbox.run_name)
+    return store.create_run(experiment, new.tags, new.name)
 
 
-def _close_dead_runs(store: MlflowStore, experiment: str, ended: Collection[str]) -> None:
-    """Close as KILLED what is RUNNING, whose process is gone, and whose end does not wait here."""
+def _close_dead_runs(store: MlflowStore, experiment: str, waiting: Collection[str]) -> None:
+    """Close as KILLED what is RUNNING, whose process is gone, and of which nothing waits here."""
     search = f"attributes.status = 'RUNNING' and tags.`{Tag.MACHINE}` = '{machine()}'"
     for run in store.search_runs(search, experiment):
         run_id = run.info.run_id
-        if run_id in ended or not is_gone(run.data.tags):
+        if run_id in waiting or not is_gone(run.data.tags):
             continue
         # Asked again: it may have ended well since.
         if store.get_run(run_id).info.status == "RUNNING":

@@ -1,83 +1,200 @@
-"""``Outbox``: where points wait while their store is unavailable, in the project's folder."""
+"""``Outbox``: where requests wait on disk while their store is unavailable."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
-from dataclasses import dataclass, field
+import os
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..names import OUTBOX_FILE, Tag
+from ..names import OUTBOX_FILE, OUTBOX_TABLE
+from ..points import Point
 from ..redaction import without_credentials
-from ..store.errors import reason
 from ..store.mlflow_store import MlflowStore, store_at
-from ..store.sqlite import locked
+from ..store.sqlite import create_private, has_tables
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
+# For how many seconds other processes may hold the file locked.
+BUSY_SECONDS = 30.0
+# How many requests are read at once.
+READ_AT_ONCE = 200
+
+_TABLE = f"""
+CREATE TABLE IF NOT EXISTS {OUTBOX_TABLE} (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    store TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    request TEXT NOT NULL
+)"""
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run ended: FINISHED, FAILED or KILLED, when (ms since the epoch), with which error.
+
+    No status: the run is an external one, which stays open.
+    """
+
+    status: str
+    time: int
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be written to a run: points, parameters or its end; it waits on disk as JSON."""
+
+    points: Sequence[Point] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    end: RunEnd | None = None
+
+    def to_json(self) -> str:
+        """The request as text; NaN and infinities as Python's json module writes them."""
+        return json.dumps([self.points, self.params, self.end and astuple(self.end)])
+
+    @classmethod
+    def from_json(cls, text: str) -> Request:
+        """The request of such a text."""
+        points, params, end = json.loads(text)
+        return cls([Point(*point) for point in points], params, end and RunEnd(*end))
+
 
 @dataclass(frozen=True)
 class Outbox:
-    """The outbox of one Kedro run, its worker processes included. Plain values: can be pickled.
+    """What waits in a file for one target store. Plain values: it can be pickled.
 
-    It is an ordinary MLflow store, an SQLite file. What can't be written to the run's target store
-    goes to a *part* of the run in here, with the same experiment and name.
+    A request is there when ``add`` returns, whatever then happens to the process or the machine:
+    SQLite syncs the file at each commit (https://www.sqlite.org/pragma.html#pragma_synchronous).
+    The same file has the runs that began while their store was unavailable (``spool_store``).
     """
 
     path: Path
-    target_uri: str = field(repr=False)  # the store that the run belongs to
-    experiment: str
-    run_name: str
-    process: tuple[tuple[str, str], ...]  # tags of the process that runs Kedro, not of a worker
-    external: bool = False  # the target run is an external one, whose end is not written
+    target_uri: str = field(repr=False)
 
-    @property
-    def store(self) -> MlflowStore:
-        """The outbox as a store."""
-        return outbox_store(self.path)
-
-    def waiting_runs(self) -> list[Run]:
-        """All runs in the outbox, if there is one and it can be read."""
-        try:
-            return self._opened_store().search_runs() if self.path.exists() else []
-        except Exception as error:
-            logger.warning("%s can't be read: %s", OUTBOX_FILE, reason(error))
-            return []
-
-    def find_part(self, run_id: str, running: bool = False) -> str | None:
-        """The id of the part of a target run, if it has one; ``running``: if that has not ended."""
+    def add(self, run_id: str, request: Request) -> None:
+        """Keep a request for a run of the target store."""
         if not self.path.exists():
-            return None
-        owner = dict(self.process)[Tag.PROCESS]
-        search = f"tags.`{Tag.TARGET_RUN}` = '{run_id}' and tags.`{Tag.PROCESS}` = '{owner}'"
-        search += " and attributes.status = 'RUNNING'" if running else ""
-        parts = self._opened_store().search_runs(search)
-        return parts[0].info.run_id if parts else None
+            create_private(self.path)
+        row = without_credentials(self.target_uri), run_id, request.to_json()
+        insert = f"INSERT INTO {OUTBOX_TABLE} (store, run_id, request) VALUES (?, ?, ?)"
+        with self._database() as database:
+            try:
+                database.execute(insert, row)
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                database.execute(_TABLE)
+                database.execute(insert, row)
 
-    def open_part(self, run_id: str) -> str:
-        """The id of the running part of a target run; all processes of a Kedro run share it."""
-        store = self._opened_store()
-        with locked(self.path):
-            if part := self.find_part(run_id, running=True):
-                return part
-            tags = self.target_tags(run_id) | dict(self.process)
-            experiment = store.experiment_id(self.experiment)
-            return str(store.create_run(experiment, tags, self.run_name).info.run_id)
+    def waiting(self, run_id: str, after: int = 0) -> list[tuple[int, Request]]:
+        """The oldest requests for a run, at most ``READ_AT_ONCE`` of them, with their ids."""
+        where = "WHERE store = ? AND run_id = ? AND id > ? ORDER BY id LIMIT ?"
+        given = without_credentials(self.target_uri), run_id, after, READ_AT_ONCE
+        rows = self._select(f"SELECT id, request FROM {OUTBOX_TABLE} {where}", given)
+        return [(row_id, Request.from_json(text)) for row_id, text in rows]
 
-    def target_tags(self, run_id: str | None) -> dict[str, str]:
-        """What ``kedro metrics sync`` has to know of a run in here; its target run, if there."""
-        tags = {Tag.TARGET_STORE: without_credentials(self.target_uri)}
-        tags |= {Tag.TARGET_RUN: run_id} if run_id else {}
-        return tags | ({Tag.EXTERNAL: "yes"} if self.external else {})
+    def all_waiting(self, run_id: str) -> Iterator[Request]:
+        """All requests for a run, the oldest first."""
+        last = 0
+        while rows := self.waiting(run_id, last):
+            yield from (request for _, request in rows)
+            last = rows[-1][0]
 
-    def _opened_store(self) -> MlflowStore:
-        self.store.open()
-        return self.store
+    def runs(self) -> list[tuple[str, str]]:
+        """The runs for which something waits, as (store, run id), the oldest first."""
+        columns = f"store, run_id FROM {OUTBOX_TABLE} GROUP BY store, run_id ORDER BY min(id)"
+        return self._select(f"SELECT {columns}", ())
+
+    def remove(self, ids: Collection[int]) -> None:
+        """Forget requests, which the target store has confirmed."""
+        with self._database() as database:
+            # At most READ_AT_ONCE at a time; SQLite 3.32 and later take 32,766 variables.
+            marks = ", ".join("?" * len(ids))
+            statement = f"DELETE FROM {OUTBOX_TABLE} WHERE id IN ({marks})"
+            database.execute(statement, tuple(ids))
+
+    def discard(self, run_id: str) -> int:
+        """Forget all that waits for a run; returns how many requests that were."""
+        if not self.path.exists():
+            return 0
+        with self._database() as database:
+            statement = f"DELETE FROM {OUTBOX_TABLE} WHERE run_id = ?"
+            return database.execute(statement, (run_id,)).rowcount
+
+    def _select(self, statement: str, given: tuple[object, ...]) -> list[tuple[Any, Any]]:
+        if not self.path.exists():
+            return []
+        with self._database() as database:
+            try:
+                return database.execute(statement, given).fetchall()
+            except sqlite3.OperationalError as error:
+                if "no such table" not in str(error):
+                    raise
+                return []
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
+            yield database
 
 
-def outbox_store(path: Path) -> MlflowStore:
-    """The store in an outbox's file."""
+def outbox_candidates(given: str | None, project_path: Path) -> list[Path]:
+    """The files in which the outbox may be: the configured one, or in the project, or at home.
+
+    A container often has a project that can't be written; then the outbox is in the user's folder
+    for such things (https://specifications.freedesktop.org/basedir-spec/latest/).
+    """
+    if given:
+        return [project_path / Path(given).expanduser() / OUTBOX_FILE]
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    digest = hashlib.sha256(str(project_path).encode()).hexdigest()[:8]
+    return [
+        project_path / OUTBOX_FILE,
+        Path(state) / "kedro-metrics" / f"{project_path.name}-{digest}" / OUTBOX_FILE,
+    ]
+
+
+def choose_outbox(given: str | None, project_path: Path, target_uri: str) -> Outbox | None:
+    """The outbox of a run; None, with a warning, if no place for it can be written."""
+    paths = outbox_candidates(given, project_path)
+    for path in paths:
+        folder = next(parent for parent in path.parents if parent.exists())
+        if os.access(path if path.exists() else folder, os.W_OK):
+            if path != paths[0]:
+                logger.info("%s can't be written; the outbox is %s.", paths[0], path)
+            return Outbox(path, target_uri)
+    logger.warning(
+        f"{' and '.join(map(str, paths))} can't be written: an outage of the MLflow store would end"
+        " the run. Set 'outbox' in mlflow.yml to a folder that can be written."
+    )
+    return None
+
+
+def existing_outboxes(given: str | None, project_path: Path, target_uri: str) -> list[Outbox]:
+    """The outboxes of earlier runs."""
+    paths = outbox_candidates(given, project_path)
+    return [Outbox(path, target_uri) for path in paths if path.exists()]
+
+
+def spool_store(path: Path) -> MlflowStore:
+    """The outbox's file as an MLflow store: it has the runs that began without their store."""
     return store_at(f"sqlite:///{path.as_posix()}")
+
+
+def spooled_runs(path: Path) -> list[Run]:
+    """The runs that began in the outbox, if there are any."""
+    if not has_tables(path):
+        return []
+    store = spool_store(path)
+    store.open()
+    return store.search_runs()

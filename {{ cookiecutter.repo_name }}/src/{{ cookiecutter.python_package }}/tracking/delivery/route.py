@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
-from ..names import OUTBOX_FILE, Tag
-from ..points import Point
-from ..process.state import process_state
+from ..names import Tag
 from ..redaction import redact
 from ..store.errors import StoreUnavailableError, TrackingError, is_outage, reason
-from ..store.mlflow_store import MlflowStore, store_at
+from ..store.mlflow_store import RETRY_SECONDS, MlflowStore, store_at
 from ..store.queries import History
-from .outbox import Outbox
+from .breaker import breaker_of
+from .drain import Drain
+from .outbox import Outbox, Request, RunEnd
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Request = Callable[[MlflowStore, str], T]
 
-# For how many seconds a store that did not answer is tried again, and after how many.
-PROBE_SECONDS, FIRST_PAUSE, LONGEST_PAUSE = 2.0, 1.0, 30.0
+# What the store has not confirmed after so many seconds is written to the outbox as well.
+CONFIRM_SECONDS = 0.5
+# For how many seconds a store that did not answer before is tried again; and at least, at the end.
+PROBE_SECONDS, END_SECONDS = 2.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -36,98 +37,89 @@ class Destination:
     tracking_uri: str = field(repr=False)
     run_id: str
     outbox: Outbox | None = None
-
-    @property
-    def is_external(self) -> bool:
-        """Whether the run was there before, and its end is left to who opened it."""
-        return self.outbox is not None and self.outbox.external
-
-
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run ended: FINISHED, FAILED or KILLED, when (ms since the epoch), with which error."""
-
-    status: str
-    time: int
-    error: str = ""
-
-
-class CircuitBreaker:
-    """Knows that a store did not answer (``error``), and when to try it again."""
-
-    def __init__(self) -> None:
-        self.error: StoreUnavailableError | None = None
-        self._pause = FIRST_PAUSE
-        self._open_until = 0.0
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Raise the error again while the store is not to be asked."""
-        if self.error and time.monotonic() < self._open_until:
-            raise StoreUnavailableError(self.error.uri, self.error)
-
-    def record_failure(self, error: StoreUnavailableError) -> bool:
-        """The store did not answer; returns whether that is news."""
-        with self._lock:
-            is_news = self.error is None
-            self.error = error
-            self._open_until = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            return is_news
-
-    def record_success(self) -> bool:
-        """The store did answer; returns whether that is news."""
-        with self._lock:
-            is_news = self.error is not None
-            self.error, self._pause, self._open_until = None, FIRST_PAUSE, 0.0
-            return is_news
-
-
-def breaker_of(uri: str) -> CircuitBreaker:
-    """This process's circuit breaker of a store."""
-    breakers: dict[str, CircuitBreaker] = process_state().breakers
-    return breakers.get(uri) or breakers.setdefault(uri, CircuitBreaker())
+    is_external: bool = False  # the run was there before, and its end is left to who opened it
 
 
 class Route:
-    """Makes the requests for one MLflow run, each to its store or, in an outage, to the outbox.
+    """Writes to and reads from one MLflow run.
 
-    ``part`` is the id of what is known to wait in the outbox. Without an outbox, writing raises
+    A request goes to the store directly. What the store has not confirmed within
+    ``CONFIRM_SECONDS`` is written to the outbox, and so is all that comes after it; a thread sends
+    what waits there, the oldest first, until nothing does. Without an outbox, writing raises
     ``StoreUnavailableError`` in an outage; with one, ``TrackingError`` if that can't be written.
     """
 
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
-        self._store = store_at(destination.tracking_uri)
         self.breaker = breaker_of(destination.tracking_uri)
+        self._store = store_at(destination.tracking_uri)
         self._outbox = destination.outbox
-        self.part: str | None = None
-
-    def log_points(self, points: Sequence[Point]) -> None:
-        """Write points in one request."""
-        self._write(lambda store, run_id: store.log_points(run_id, points))
-
-    def log_params(self, params: Mapping[str, str]) -> None:
-        """Write parameters in one request."""
-        self._write(lambda store, run_id: store.log_params_and_tags(run_id, params))
-
-    def end(self, end: RunEnd) -> None:
-        """Write the end of the run, and of its part in the outbox, if it has one."""
-        external = self.destination.is_external
-        try:
-            self._ask(partial(_write_end, end=end, external=external))
-        except StoreUnavailableError as error:
-            self._to_outbox(partial(_write_end, end=end), error)
-        else:
-            self.end_part(end)
-
-    def end_part(self, end: RunEnd) -> None:
-        """Write the end of the run's part in the outbox, if it has one."""
+        self._lock = threading.Lock()
+        self._is_unreadable = False  # the outbox; warned of once
+        self._pending: Future[None] | None = None  # the request that the store has not confirmed
+        self._drain: Drain | None = None
         if self._outbox:
-            with _readable():
-                self.part = self.part or self._outbox.find_part(self.destination.run_id, True)
-                if self.part:
-                    _write_end(self._outbox.store, self.part, end)
+            run_id = destination.run_id
+            self._drain = Drain(self._outbox, run_id, self._send, self.breaker, self._lock)
+
+    def write(self, request: Request, confirm_seconds: float = CONFIRM_SECONDS) -> None:
+        """Return when the request is in the store or, on disk, in the outbox."""
+        if self._drain is None:
+            self._send(request)
+            return
+        pending = None
+        with self._lock:
+            self.raise_error()
+            if _is_done(self._pending) and not self._drain.is_active:
+                pending = self._pending = _in_background(self._send, request)
+                if _is_confirmed(pending, confirm_seconds):
+                    return
+            try:
+                self._keep(request)
+            except TrackingError:  # the store, which may be slow, is all there is
+                if pending and _is_confirmed(pending, RETRY_SECONDS):
+                    return
+                raise
+            self._drain.start(self._pending)
+
+    def end(self, end: RunEnd | None, seconds: float) -> None:
+        """Write what waits, for which the store has so many seconds, and then the end."""
+        is_drained = self.drained(seconds)
+        if end is None:
+            return
+        request = Request(end=end)
+        try:
+            if is_drained:
+                with self._store.deadline(max(seconds, END_SECONDS)):
+                    self._send(request)
+                return
+        except StoreUnavailableError:
+            if self._outbox is None:
+                raise
+        self._keep(request)
+
+    def drained(self, seconds: float) -> bool:
+        """Send what waits, each request within so many seconds; returns whether nothing waits."""
+        if self._drain is None:
+            return True
+        with self._lock:
+            if self._is_waiting():  # for a worker process that has ended, say
+                self._drain.start(self._pending)
+        if self._pending:
+            wait([self._pending], seconds)
+        self._drain.finish(seconds)
+        self.raise_error()
+        return _is_done(self._pending) and not self._drain.is_active and not self._is_waiting()
+
+    def raise_error(self) -> None:
+        """Raise the store's refusal of a request that waited."""
+        if self._drain and self._drain.error:
+            raise self._drain.error
+
+    def count_waiting(self) -> int | None:
+        """How many points of the run wait in the outbox; None if nothing does."""
+        numbers = [len(request.points) for request in self._waiting()]
+        return sum(numbers) if numbers else None
 
     def last_steps(self) -> dict[str, int]:
         """The highest step of every key that the run has; in an outage, of those in the outbox."""
@@ -137,28 +129,25 @@ class Route:
             if self._outbox is None:
                 raise
             found = {}
-        for key, step in (self._ask_outbox(MlflowStore.last_steps) or {}).items():
-            found[key] = max(step, found.get(key, step))
+        for request in self._waiting():
+            for point in request.points:
+                found[point.key] = max(point.step, found.get(point.key, point.step))
         return found
 
     def histories(self, start: str) -> History:
         """All points of all keys that begin so, also of those that wait in the outbox."""
         found = self._ask(lambda store, run_id: store.histories(run_id, start))
-        waiting = self._ask_outbox(lambda store, run_id: store.histories(run_id, start)) or {}
-        for key, points in waiting.items():  # after a lost answer some are in both
-            found[key] = sorted({*found.get(key, ()), *points})
-        return dict(sorted(found.items()))
+        for request in self._waiting():
+            for key, value, step, timestamp, _ in request.points:
+                if key.startswith(start) and (timestamp, step, value) not in found.get(key, ()):
+                    found.setdefault(key, []).append((timestamp, step, value))
+        return {key: sorted(found[key]) for key in sorted(found)}
 
-    def _write(self, request: Request[None]) -> None:
-        try:
-            self._ask(request)
-        except StoreUnavailableError as error:
-            self._to_outbox(request, error)
-
-    def _ask(self, request: Request[T]) -> T:
+    def _ask(self, request: Callable[[MlflowStore, str], T]) -> T:
         """The store's answer, unless the circuit breaker is open."""
         breaker, uri = self.breaker, self._store.uri
-        breaker.check()
+        if breaker.error:
+            breaker.check()
         try:
             with self._store.deadline(PROBE_SECONDS if breaker.error else None):
                 answer = request(self._store, self.destination.run_id)
@@ -166,10 +155,11 @@ class Route:
             if not is_outage(error):
                 raise
             unavailable = StoreUnavailableError(uri, error)
-            if self._outbox and breaker.record_failure(unavailable):
+            is_news = breaker.record_failure(unavailable)
+            if self._outbox and is_news:
                 logger.warning(
-                    f"The MLflow store {redact(uri)} does not answer ({unavailable.reason})."
-                    f" The run goes on; what can't be written there waits in {OUTBOX_FILE}, for"
+                    f"The MLflow store {redact(uri)} does not answer ({unavailable.reason}). The"
+                    f" run goes on; what can't be written there waits in {self._outbox.path}, for"
                     " `kedro metrics sync`."
                 )
             raise unavailable from None  # the error's text has the password
@@ -177,39 +167,72 @@ class Route:
             logger.info("The MLflow store %s answers again.", redact(uri))
         return answer
 
-    def _to_outbox(self, request: Request[None], error: StoreUnavailableError) -> None:
-        if self._outbox is None:
-            raise error
+    def _send(self, request: Request) -> None:
+        self._ask(partial(send, request))
+
+    def _keep(self, request: Request) -> None:
+        assert self._outbox
         try:
-            if self.part is None:
-                self.part = self._outbox.open_part(self.destination.run_id)
-            request(self._outbox.store, self.part)
+            self._outbox.add(self.destination.run_id, request)
         except Exception as failure:
             raise TrackingError(
-                f"The MLflow store {redact(self._store.uri)} does not answer, and {OUTBOX_FILE}"
-                f" can't be written: {reason(failure)}; what was saved before is there."
+                f"The MLflow store {redact(self._store.uri)} does not answer, and"
+                f" {self._outbox.path} can't be written: {reason(failure)}; what was saved before"
+                " is there."
             ) from None
 
-    def _ask_outbox(self, request: Request[T]) -> T | None:
-        """The outbox's answer; None if it has nothing of the run, or can't be read."""
-        if self._outbox:
-            with _readable():
-                if part := self.part or self._outbox.find_part(self.destination.run_id):
-                    return request(self._outbox.store, part)
-        return None
+    def _waiting(self) -> Iterator[Request]:
+        """What waits; no run whose store answers fails because of an unreadable outbox."""
+        if self._outbox is None:
+            return
+        try:
+            yield from self._outbox.all_waiting(self.destination.run_id)
+        except Exception as error:
+            if not self._is_unreadable:
+                logger.warning("%s can't be read: %s", self._outbox.path, reason(error))
+            self._is_unreadable = True
+
+    def _is_waiting(self) -> bool:
+        return next(self._waiting(), None) is not None
 
 
-@contextmanager
-def _readable() -> Iterator[None]:
-    """No run whose store answers fails because of an outbox that can't be read."""
+def send(request: Request, store: MlflowStore, run_id: str) -> None:
+    """Write a request; it may be sent again, for MLflow's SQL stores keep equal points once."""
+    if request.points:
+        store.log_points(run_id, request.points)
+    if request.params:
+        store.log_params_and_tags(run_id, request.params)
+    if request.end and request.end.error:
+        store.log_params_and_tags(run_id, tags={Tag.ERROR: request.end.error})
+    if request.end and request.end.status:
+        store.end_run(run_id, request.end.status, request.end.time)
+
+
+def _in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
+    """Call a function on a thread of its own, which does not keep the process from ending."""
+    outcome: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(function(*arguments))
+        except Exception as error:
+            outcome.set_exception(error)
+
     try:
-        yield
-    except Exception as error:
-        logger.warning("%s can't be read: %s", OUTBOX_FILE, reason(error))
+        threading.Thread(target=call, name="mlflow-request", daemon=True).start()
+    except RuntimeError:  # Python 3.12 and later start no thread when the process is exiting
+        call()
+    return outcome
 
 
-def _write_end(store: MlflowStore, run_id: str, end: RunEnd, external: bool = False) -> None:
-    if end.error:
-        store.log_params_and_tags(run_id, tags={Tag.ERROR: end.error})
-    if not external:
-        store.end_run(run_id, end.status, end.time)
+def _is_done(job: Future[None] | None) -> bool:
+    return job is None or job.done()
+
+
+def _is_confirmed(pending: Future[None], seconds: float) -> bool:
+    """Whether the store confirms a request in time; raises the error if the store refuses it."""
+    try:
+        pending.result(seconds)
+    except (StoreUnavailableError, NotYetError):
+        return False
+    return True

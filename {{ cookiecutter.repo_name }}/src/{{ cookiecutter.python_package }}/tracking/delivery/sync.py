@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import MlflowConfig
 from ..names import METRICS_PER_REQUEST, OUTBOX_FILE, PARAMS_PER_REQUEST, Tag
 from ..points import Point
 from ..process.liveness import is_gone
 from ..redaction import redact, without_credentials
-from ..store.errors import TrackingError, as_tracking_error, is_transient, reason
+from ..store.errors import TrackingError, as_tracking_error, is_outage, reason
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.sqlite import locked
-from .outbox import outbox_store
+from .drain import merged
+from .outbox import Outbox, existing_outboxes, spool_store, spooled_runs
+from .route import send
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -28,96 +32,147 @@ _NOT_COPIED |= {Tag.IDEMPOTENCY_KEY}
 
 
 def sync(
-    tracking_uri: str, project_path: Path, report: Callable[[str], object], running: bool = False
+    config: MlflowConfig,
+    project_path: Path,
+    report: Callable[[str], object],
+    running: bool = False,
 ) -> bool:
-    """Write every run in the outbox to its target store; may be interrupted and repeated.
+    """Write all that waits to its target store; may be interrupted and repeated.
 
-    A run is written as it was: experiment, name, start and end, status, parameters, tags, points
-    and artifacts. It leaves the outbox (``mlflow gc`` would remove it for good) when all of its
-    points have been read back from the target store. Returns whether nothing is left.
+    What waits for a run of the target store is sent to it, and leaves the outbox when the store
+    has confirmed it. A run that began in the outbox is written as it was: experiment, name, start
+    and end, status, parameters, tags, points and artifacts. It is deleted there (``mlflow gc``
+    would remove it for good) when all of its points have been read back. Returns whether nothing
+    is left.
 
     Args:
-        tracking_uri: The target store.
-        project_path: The project's folder, which has the outbox.
+        config: The project's, with the target store.
+        project_path: The project's folder.
         report: Called with a line about each run.
         running: Whether to write runs, too, that are not known to have ended, as KILLED.
     """
-    path = project_path / OUTBOX_FILE
-    if not path.exists():
+    outboxes = existing_outboxes(config.outbox, project_path, config.tracking_uri)
+    if not outboxes:
         report(f"Nothing to sync: there is no {OUTBOX_FILE}.")
-        return True
-    outbox, target = outbox_store(path), store_at(tracking_uri)
-    done = True
-    lock = path.with_name(f"{OUTBOX_FILE}-sync")
-    with locked(lock, busy=BUSY), as_tracking_error(outbox.uri, WAITS):
-        outbox.open()
-        runs = outbox.search_runs()
-        if not runs:
-            report(f"Nothing to sync: {OUTBOX_FILE} has no runs that wait.")
-        for run in runs:
-            synced, line = _sync_run(run, outbox, target, running)
+    return all([_sync_outbox(outbox, report, running) for outbox in outboxes])
+
+
+def discard(config: MlflowConfig, project_path: Path, run_id: str) -> int:
+    """Forget what waits for a run; returns how many requests that were."""
+    outboxes = existing_outboxes(config.outbox, project_path, config.tracking_uri)
+    return sum(outbox.discard(run_id) for outbox in outboxes)
+
+
+def _sync_outbox(outbox: Outbox, report: Callable[[str], object], running: bool) -> bool:
+    target = store_at(outbox.target_uri)
+    lock = outbox.path.with_name(f"{OUTBOX_FILE}-sync")
+    lines: list[tuple[bool, str]] = []
+    with locked(lock, busy=BUSY), as_tracking_error(spool_store(outbox.path).uri, WAITS):
+        for synced, line in _each(outbox, target, running):
             report(line)
-            done &= synced
-    return done
+            lines.append((synced, line))
+    if not lines:
+        report(f"Nothing to sync: {OUTBOX_FILE} has no runs that wait.")
+    return all(synced for synced, _ in lines)
 
 
-def _sync_run(
-    run: Run, outbox: MlflowStore, target: MlflowStore, running: bool
+def _each(outbox: Outbox, target: MlflowStore, running: bool) -> Iterator[tuple[bool, str]]:
+    """Write run by run; yields whether it was written, and a line about it."""
+    for store, run_id in outbox.runs():
+        obstacle = _obstacle(store, target.uri)
+        way_out = f"forget what waits for it with `kedro metrics sync --discard {run_id}`"
+        write = partial(_send, outbox, run_id, target)
+        yield _attempt(f"the run {run_id}", target, obstacle, way_out, write)
+    spool = spool_store(outbox.path)
+    for run in spooled_runs(outbox.path):
+        obstacle = _obstacle(_target_store(run, spool), target.uri)
+        if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
+            obstacle = "it is still running, or was on another machine (then: --running)"
+        way_out = f"delete the run {run.info.run_id} in {OUTBOX_FILE} with `mlflow runs delete`"
+        write = partial(_write_run, run, spool, target)
+        yield _attempt(str(run.info.run_name), target, obstacle, way_out, write)
+
+
+def _target_store(run: Run, spool: MlflowStore) -> str:
+    """The store that a run belongs to; a nested run of a node's own belongs to its parent's."""
+    store = run.data.tags.get(Tag.TARGET_STORE, "")
+    parent = run.data.tags.get(Tag.PARENT_RUN)
+    return store or (_target_store(spool.get_run(parent), spool) if parent else "")
+
+
+def _obstacle(store: str, uri: str) -> str | None:
+    if store and store != without_credentials(uri):
+        way_out = "set 'tracking_uri' to that and sync again"
+        return redact(f"it belongs to {store}, not to {without_credentials(uri)}; {way_out}")
+    return None
+
+
+def _attempt(
+    name: str, target: MlflowStore, obstacle: str | None, way_out: str, write: Callable[[], str]
 ) -> tuple[bool, str]:
     """Write one run; returns whether it was written, and a line about it."""
-    name = run.info.run_name
-    if obstacle := _obstacle(run, target.uri, running):
+    if obstacle:
         return False, f"Left {name}: {obstacle}."
     with as_tracking_error(target.uri, WAITS):
         target.open()
         try:
-            written = _write_run(run, outbox, target)
+            written = write()
         except Exception as error:  # its target run has been deleted, say
-            if is_transient(error):
+            if is_outage(error):
                 raise
-            way_out = f"delete the run {run.info.run_id} in {OUTBOX_FILE} with `mlflow runs delete`"
             return False, f"Left {name}: {reason(error)}. Mend that, or {way_out}."
     return True, f"Synced {name}: {written} in {redact(target.uri)}."
 
 
-def _obstacle(run: Run, uri: str, running: bool) -> str | None:
-    belongs = run.data.tags.get(Tag.TARGET_STORE)  # none: a nested run of a node's own
-    if belongs and belongs != without_credentials(uri):
-        way_out = "set 'tracking_uri' to that and sync again"
-        return redact(f"it belongs to {belongs}, not to {without_credentials(uri)}; {way_out}")
-    if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
-        return "it is still running, or was on another machine (then: --running)"
-    return None
+def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
+    """Send what waits for a run of the target store, and end the run if its process is gone."""
+    count, has_end, error = 0, False, ""
+    while rows := outbox.waiting(run_id):
+        for ids, request in merged(rows):
+            send(request, target, run_id)
+            outbox.remove(ids)
+            count += len(request.points)
+            if request.end:
+                has_end, error = True, request.end.error
+    run = target.get_run(run_id)
+    if has_end and not error and Tag.ERROR in run.data.tags:
+        # Another run took it for dead: its process was gone, and its end was in the outbox.
+        target.call(lambda client: client.delete_tag(run_id, Tag.ERROR))
+    elif run.info.status == "RUNNING" and is_gone(run.data.tags):
+        target.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+    return f"{count} points"
 
 
-def _write_run(run: Run, outbox: MlflowStore, target: MlflowStore) -> str:
+def _write_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
+    """Write a run that began in the outbox."""
     run_id = run.info.run_id
-    run = outbox.get_run(run_id)  # it may have ended well meanwhile
+    run = spool.get_run(run_id)  # it may have ended well meanwhile
     if run.info.status == "RUNNING":
-        outbox.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
-        run = outbox.get_run(run_id)
-    target_id = _target_run(run, outbox, target)
+        spool.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+        run = spool.get_run(run_id)
+    target_id = _target_run(run, spool, target)
     count = 0
     for key in run.data.metrics:
-        points = _points(outbox, run_id, key)
+        points = _points(spool, run_id, key)
         count += len(points)
         _write_points(target, target_id, key, points)
-    _write_params_and_tags(run, target, target_id)
-    outbox.call(lambda client: client.delete_run(run_id))
+    _write_facts(run, target, target_id)
+    spool.call(lambda client: client.delete_run(run_id))
     return f"{count} points, to run {target_id}"
 
 
-def _target_run(run: Run, outbox: MlflowStore, target: MlflowStore) -> str:
-    """The id of the target run; created, once, if the store was unavailable when it began."""
+def _target_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
+    """The id of the target run: an external one, or one that is created, once."""
     if target_id := run.data.tags.get(Tag.TARGET_RUN):
         return target_id
     tags = {key: value for key, value in run.data.tags.items() if key not in _NOT_COPIED}
     tags[Tag.IDEMPOTENCY_KEY] = run.data.tags.get(Tag.IDEMPOTENCY_KEY, run.info.run_id)
     if parent := tags.get(Tag.PARENT_RUN):  # a nested run of a node's
-        tags[Tag.PARENT_RUN] = _target_run(outbox.get_run(parent), outbox, target)
-    experiment = outbox.call(lambda client: client.get_experiment(run.info.experiment_id))
+        tags[Tag.PARENT_RUN] = _target_run(spool.get_run(parent), spool, target)
+    experiment = spool.call(lambda client: client.get_experiment(run.info.experiment_id))
     target_experiment = target.experiment_id(experiment.name)
-    created = target.create_run(target_experiment, tags, run.info.run_name, run.info.start_time)
+    name, start = run.info.run_name, run.info.start_time
+    created = target.create_run(target_experiment, tags, name, start, may_exist=True)
     return str(created.info.run_id)
 
 
@@ -127,31 +182,35 @@ def _points(store: MlflowStore, run_id: str, key: str) -> list[Point]:
 
 
 def _write_points(target: MlflowStore, run_id: str, key: str, points: list[Point]) -> None:
-    """Write the points of a key that are not there, until all of them are."""
-    for _ in range(3):
+    """Write the points of a key that are not there, and read them back."""
+    for is_last in (False, True):
         there = set(map(_identity, _points(target, run_id, key)))
         missing = [point for point in points if _identity(point) not in there]
         if not missing:
             return
+        if is_last:
+            raise TrackingError(f"{len(missing)} points of {key!r} were written, but are not there")
         for start in range(0, len(missing), METRICS_PER_REQUEST):
             target.log_points(run_id, missing[start : start + METRICS_PER_REQUEST])
-    raise TrackingError(f"{len(missing)} points of {key!r} were written, but are not there.")
 
 
 def _identity(point: Point) -> tuple[int, int, float | None]:
     return point.timestamp, point.step, None if math.isnan(point.value) else point.value
 
 
-def _write_params_and_tags(run: Run, target: MlflowStore, run_id: str) -> None:
+def _write_facts(run: Run, target: MlflowStore, run_id: str) -> None:
     """Parameters, tags, artifacts and, if the target run is not an external one, the end."""
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     there = target.get_run(run_id)
     params = [item for item in run.data.params.items() if item[0] not in there.data.params]
+    external = Tag.EXTERNAL in run.data.tags
     tags = [
         (key, value)
         for key, value in run.data.tags.items()
         if key not in _NOT_COPIED and not (key.startswith("mlflow.") and key in there.data.tags)
+        # An external run gets no tags but of an error, as when its store answers.
+        if not external or key == Tag.ERROR
     ]
     for start in range(0, max(len(params), len(tags)), PARAMS_PER_REQUEST):
         part = slice(start, start + PARAMS_PER_REQUEST)
@@ -160,8 +219,5 @@ def _write_params_and_tags(run: Run, target: MlflowStore, run_id: str) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         target.call(lambda client: client.log_artifacts(run_id, str(folder)))
     ended = there.info.status, there.info.end_time
-    if Tag.EXTERNAL not in run.data.tags and ended != (run.info.status, run.info.end_time):
+    if not external and ended != (run.info.status, run.info.end_time):
         target.end_run(run_id, run.info.status, run.info.end_time)
-        if Tag.ERROR in there.data.tags and Tag.ERROR not in run.data.tags:
-            # Another run took it for dead: its process was gone, and its end was in the outbox.
-            target.call(lambda client: client.delete_tag(run_id, Tag.ERROR))

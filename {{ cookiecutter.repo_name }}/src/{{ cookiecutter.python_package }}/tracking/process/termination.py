@@ -1,15 +1,23 @@
-"""SIGTERM ends a process at once and runs no ``finally``: MLflow runs are closed before that."""
+"""Signals that end a process at once and run no ``finally``: MLflow runs are closed before that."""
 
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
+
+# A scheduler's or container's SIGTERM, a closed terminal's SIGHUP, Ctrl-\'s SIGQUIT; and the values
+# of those that the system has.
+_NAMES = ("SIGTERM", "SIGHUP", "SIGQUIT")
+SIGNALS: Mapping[int, str] = MappingProxyType(
+    {int(getattr(signal, name)): name for name in _NAMES if hasattr(signal, name)}
+)
 
 
 class TerminationWatch:
-    """Calls a function when SIGTERM comes, and then lets the process die of it.
+    """Calls a function when such a signal comes, and then lets the process die of it.
 
     The function runs on a thread of its own while the main thread goes on: it can wait for a lock
     of the main thread's, and a long call into C does not delay it, as it would delay a handler in
@@ -17,16 +25,16 @@ class TerminationWatch:
     """
 
     def __init__(self) -> None:
-        self._writer: socket.socket | None = None  # there while SIGTERM is watched for
+        self._writer: socket.socket | None = None  # there while signals are watched for
+        self._watched: list[int] = []
         self._terminating = threading.Event()
 
     def start(self, close: Callable[[], None]) -> None:
-        """Watch for SIGTERM, unless it has a handler or an event loop owns the wakeup fd."""
-        if (
-            self._writer
-            or threading.current_thread() is not threading.main_thread()  # Python demands it
-            or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        ):
+        """Watch for the signals that have no handler, unless an event loop owns the wakeup fd."""
+        if self._writer or threading.current_thread() is not threading.main_thread():
+            return  # Python demands the main thread
+        watched = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+        if not watched:
             return
         reader, writer = socket.socketpair()
         writer.setblocking(False)
@@ -36,22 +44,25 @@ class TerminationWatch:
             reader.close()
             writer.close()
             return
-        self._writer = writer
-        signal.signal(signal.SIGTERM, self._handle)
+        self._writer, self._watched = writer, watched
+        for number in watched:
+            signal.signal(number, self._handle)
         threading.Thread(
             target=self._wait, args=(reader, close), name="mlflow-sigterm", daemon=True
         ).start()
 
     def stop(self) -> None:
-        """Leave SIGTERM to itself again."""
+        """Leave the signals to themselves again."""
         if self._writer and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in self._watched:
+                if signal.getsignal(number) == self._handle:  # and not a handler of a node's
+                    signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)
             self._writer.close()
             self._writer = None
 
     def wait_if_terminating(self) -> None:
-        """If SIGTERM has come, wait for it to end the process, before the main thread does."""
+        """If a signal has come, wait for it to end the process, before the main thread does."""
         if self._terminating.is_set() and threading.current_thread() is threading.main_thread():
             threading.Event().wait()
 
@@ -67,18 +78,20 @@ class TerminationWatch:
     def _wait(self, reader: socket.socket, close: Callable[[], None]) -> None:
         with reader:
             while received := reader.recv(1):  # nothing: the writer is closed
-                if received[0] == signal.SIGTERM:
+                number = received[0]
+                if number in self._watched:
                     self._terminating.set()
-                    _restore_default()  # so a second SIGTERM ends the process at once
+                    for watched in self._watched:  # so a second signal ends the process at once
+                        _restore_default(watched)
                     try:
                         close()
                     finally:
-                        os.kill(os.getpid(), signal.SIGTERM)
+                        os.kill(os.getpid(), number)
 
 
-def _restore_default() -> None:
+def _restore_default(number: int) -> None:
     import ctypes
 
     # signal.signal() is for the main thread alone, which may be deep in C; PyOS_setsig is not
     # (https://docs.python.org/3/c-api/sys.html#c.PyOS_setsig).
-    ctypes.pythonapi.PyOS_setsig(int(signal.SIGTERM), None)
+    ctypes.pythonapi.PyOS_setsig(number, None)

@@ -6,7 +6,6 @@ import os
 import random
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -133,23 +132,27 @@ class MlflowStore:
         return self.call(lambda client: queries.experiment_id(client, name, artifacts))
 
     def create_run(
-        self, experiment: str, tags: StrMap, name: str, start_time: int | None = None
+        self,
+        experiment: str,
+        tags: StrMap,
+        name: str,
+        start_time: int | None = None,
+        may_exist: bool = False,
     ) -> Run:
         """Create a run, exactly one, though the answer to a request for it may be lost.
 
-        ``Tag.IDEMPOTENCY_KEY`` among the tags says that an earlier process may have created it.
+        ``tags`` has its ``Tag.IDEMPOTENCY_KEY``; ``may_exist``: an earlier process may have
+        created it.
         """
-        may_exist = Tag.IDEMPOTENCY_KEY in tags
-        tags = {Tag.IDEMPOTENCY_KEY: uuid.uuid4().hex, **tags}
         search = f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{tags[Tag.IDEMPOTENCY_KEY]}'"
 
         def request(client: MlflowClient) -> Run:
             nonlocal may_exist
             existing = client.search_runs([experiment], search) if may_exist else []
             may_exist = True
-            return (
-                existing[0] if existing else client.create_run(experiment, start_time, tags, name)
-            )
+            if existing:
+                return existing[0]
+            return client.create_run(experiment, start_time, dict(tags), name)
 
         return self.call(request)
 

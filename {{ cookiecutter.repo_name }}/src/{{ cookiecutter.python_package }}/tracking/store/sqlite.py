@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..names import OUTBOX_TABLE
 from .errors import TrackingError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def make_or_check(path: Path) -> str | None:
         return f"the folder {path.parent} does not exist"
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         return f"there is no permission to write {path}"
-    if _is_empty(path):
+    if not has_tables(path):
         _make(path)
         return None
     version = _version(path)
@@ -71,11 +72,14 @@ def _mismatch(path: Path, version: str | None) -> str:
     )
 
 
-def _is_empty(path: Path) -> bool:
+def has_tables(path: Path) -> bool:
+    """Whether the file has tables of MLflow's, or of anybody else but the outbox."""
     if not path.exists():
-        return True
+        return False
+    ours = f"name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name != '{OUTBOX_TABLE}'"
     with closing(_open(path)) as database:
-        return not database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        found = database.execute(f"SELECT count(*) FROM sqlite_master WHERE {ours}").fetchone()
+        return bool(found[0])
 
 
 def _version(path: Path) -> str | None:
@@ -108,18 +112,47 @@ def _open(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
 
 
 def _make(path: Path) -> None:
-    """Make the store elsewhere, and put it in its place when it is whole."""
+    """Make the tables elsewhere, and copy them in one transaction: all of them or none."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     with locked(path):
-        if not _is_empty(path):  # another process was faster
+        if has_tables(path):  # another process was faster
             return
         for left in path.parent.glob(f".{path.name}-new*"):  # of a process that was killed
             left.unlink()
         new = path.with_name(f".{path.name}-new")
         store = SqlAlchemyStore(f"sqlite:///{new.as_posix()}", "mlruns")
         store.engine.dispose()
-        os.replace(new, path)
+        create_private(path)
+        with closing(_open(path, CREATE_SECONDS)) as database:
+            _copy_tables(new, database)
+        new.unlink()
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that its owner alone can read, if there is none."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
+
+def _copy_tables(source: Path, target: sqlite3.Connection) -> None:
+    target.execute("ATTACH ? AS source", (str(source),))
+    target.execute("BEGIN IMMEDIATE")
+    objects = target.execute(
+        "SELECT type, name, sql FROM source.sqlite_master"
+        " WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        " ORDER BY type != 'table'"
+    ).fetchall()
+    for kind, name, sql in objects:
+        target.execute(sql)
+        if kind == "table":
+            # The columns without the generated ones.
+            found = target.execute(f'PRAGMA source.table_info("{name}")').fetchall()
+            columns = ", ".join(f'"{column[1]}"' for column in found)
+            rows = f'SELECT {columns} FROM source."{name}"'
+            target.execute(f'INSERT INTO main."{name}" ({columns}) {rows}')
+    target.execute("COMMIT")
 
 
 @contextmanager

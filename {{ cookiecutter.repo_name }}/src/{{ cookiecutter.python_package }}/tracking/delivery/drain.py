@@ -1,0 +1,115 @@
+"""``Drain``: sends what waits in the outbox for one MLflow run."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, wait
+
+from ..names import METRICS_PER_REQUEST
+from ..points import Point
+from ..store.errors import StoreUnavailableError
+from .breaker import CircuitBreaker
+from .outbox import Outbox, Request
+
+
+class Drain:
+    """Sends what waits for one run, the oldest first, on a thread, until nothing does.
+
+    Attributes:
+        is_active: Whether something waits that the thread tries to send. ``lock`` guards it.
+        error: The store's refusal of a request that waited; the request stays.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        run_id: str,
+        send: Callable[[Request], None],
+        breaker: CircuitBreaker,
+        lock: threading.Lock,
+    ) -> None:
+        self.is_active = False
+        self.error: Exception | None = None
+        self._outbox = outbox
+        self._run_id = run_id
+        self._send = send
+        self._breaker = breaker
+        self._lock = lock
+        self._last_try = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._sent = 0  # requests
+
+    def start(self, after: Future[None] | None) -> None:
+        """Begin, when the request that is under way has been answered."""
+        if not self.is_active:
+            self.is_active = True
+            self._thread = threading.Thread(
+                target=self._run, args=(after,), name="mlflow-drain", daemon=True
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # Python 3.12 and later start none when the process is exiting
+                self._last_try.set()
+                self._run(after)
+
+    def finish(self, seconds: float) -> None:
+        """Try for the last time, now; return when nothing waits, or the store does not answer.
+
+        The store has so many seconds for each request; one that is slow is waited for.
+        """
+        thread, sent = self._thread, -1
+        self._last_try.set()
+        while thread and thread.is_alive() and self._sent != sent:
+            sent = self._sent
+            thread.join(seconds)
+        self._last_try.clear()
+
+    def _run(self, after: Future[None] | None) -> None:
+        if after:
+            wait([after])
+        try:
+            while True:
+                self._last_try.wait(self._breaker.seconds_left())
+                is_last = self._last_try.is_set()
+                if is_last:
+                    self._breaker.allow()
+                try:
+                    if not self._send_oldest():
+                        return
+                except StoreUnavailableError:
+                    if is_last:
+                        return
+        except Exception as error:
+            self.error = error
+        finally:
+            self.is_active = False
+
+    def _send_oldest(self) -> bool:
+        with self._lock:
+            rows = self._outbox.waiting(self._run_id)
+            if not rows:
+                self.is_active = False
+        for ids, request in merged(rows):
+            self._send(request)
+            self._sent += 1
+            self._outbox.remove(ids)
+        return bool(rows)
+
+
+def merged(rows: Iterable[tuple[int, Request]]) -> Iterator[tuple[list[int], Request]]:
+    """Requests from an outbox as fewer ones, in the same order, with the ids that each is."""
+    ids: list[int] = []
+    points: list[Point] = []
+    for row_id, request in rows:
+        is_full = len(points) + len(request.points) > METRICS_PER_REQUEST
+        if ids and (is_full or not request.points):
+            yield ids, Request(points)
+            ids, points = [], []
+        if request.points:
+            ids.append(row_id)
+            points.extend(request.points)
+        else:
+            yield [row_id], request
+    if ids:
+        yield ids, Request(points)
