@@ -207,6 +207,16 @@ def test_an_external_run_is_used_and_left_open(
     assert points_in(lab.store, run) == (BOTH if end == "well" else BEFORE)
 
 
+def test_an_external_run_that_is_mended_has_no_error(lab: Lab, external: str) -> None:
+    with pytest.raises(ValueError, match="the data is gone"):
+        lab.run("ends", params={"end": "error", "mlflow_run_id": external})
+    assert "the data is gone" in lab.runs()[0].data.tags["kedro.error"]
+
+    lab.run("ends", params={"end": "well", "mlflow_run_id": external})
+
+    assert "kedro.error" not in lab.runs()[0].data.tags
+
+
 def test_the_parameter_comes_before_the_environment(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, external: str
 ) -> None:

@@ -16,7 +16,7 @@ from .delivery.delivery import Delivery, delivery_to
 from .delivery.opening import Resolved, open_destination
 from .delivery.outbox import Outbox
 from .delivery.route import Destination, RunEnd
-from .names import MAX_TAG_LENGTH, OUTBOX_FILE, PARAMS_PER_REQUEST
+from .names import MAX_TAG_LENGTH, OUTBOX_FILE, PARAMS_PER_REQUEST, Tag
 from .process.liveness import process_tags
 from .process.mlflow_globals import activate, active_run
 from .process.state import process_state
@@ -171,7 +171,9 @@ class TrackedRun:
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
         text = printable(self._secrets.redact(text))[:MAX_TAG_LENGTH]
-        end = RunEnd(status, time.time_ns() // 1_000_000, text)
+        before = self._run.data.tags if self._run else {}  # an external run may have failed before
+        is_mended = status == "FINISHED" and Tag.ERROR in before
+        end = RunEnd(status, time.time_ns() // 1_000_000, text, is_mended)
         try:
             if self._delivery:
                 self._delivery.route.end(end)

@@ -45,11 +45,15 @@ class Destination:
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run ended: FINISHED, FAILED or KILLED, when (ms since the epoch), with which error."""
+    """How a run ended: FINISHED, FAILED or KILLED, when (ms since the epoch), with which error.
+
+    ``is_mended``: it has the error of an earlier Kedro run, which this one has mended.
+    """
 
     status: str
     time: int
     error: str = ""
+    is_mended: bool = False
 
 
 class CircuitBreaker:
@@ -211,5 +215,7 @@ def _readable() -> Iterator[None]:
 def _write_end(store: MlflowStore, run_id: str, end: RunEnd, external: bool = False) -> None:
     if end.error:
         store.log_params_and_tags(run_id, tags={Tag.ERROR: end.error})
+    elif end.is_mended and external:
+        store.delete_tag(run_id, Tag.ERROR)
     if not external:
         store.end_run(run_id, end.status, end.time)
