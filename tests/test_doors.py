@@ -188,6 +188,36 @@ def test_ipython(project: Project, tmp_path: Path) -> None:
     assert not (folder / "mlflow.db").exists()
 
 
+CREDENTIALS = """
+import os
+%load_ext kedro.ipython
+print("PROD", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+%reload_kedro --env=local
+print("LOCAL", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+%reload_kedro --env=prod
+print("PROD", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+"""
+
+
+def test_a_notebook_has_the_credentials_that_its_environment_has(
+    project: Project, tmp_path: Path
+) -> None:
+    project.write("conf/base/mlflow.yml", "credentials: mlflow\n")
+    project.write("conf/local/credentials.yml", "mlflow: {MLFLOW_TRACKING_PASSWORD: hunter2}\n")
+    project.write("conf/prod/parameters.yml", "")
+    notebook = tmp_path / "notebook.ipy"
+    notebook.write_text(CREDENTIALS)
+    folder = str(tmp_path / "ipython")
+
+    done = project.command(
+        PYTHON, "-m", "IPython", notebook, IPYTHONDIR=folder, KEDRO_ENV="prod", COLUMNS="500"
+    )
+
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("PROD", "LOCAL"))]
+    assert lines == ["PROD None", "LOCAL hunter2", "PROD None"]
+    assert "add it to conf/prod/credentials.yml" in flat(done.stdout + done.stderr)
+
+
 def test_a_catalog_outside_of_any_run_is_an_error_and_no_stray_run(lab: Lab) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
     catalog: Any = lab.session().load_context().catalog

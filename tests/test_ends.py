@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -135,6 +136,9 @@ def test_the_end_says_where_the_charts_are(
     monkeypatch.chdir(tmp_path)
     assert end_of_run(lab.store) == f"`mlflow ui`{page}"
     assert end_of_run(other) == f"`mlflow ui --backend-store-uri sqlite:///other.db`{page}"
+    spaced = make_store("the other's.db")
+    words = shlex.split(end_of_run(spaced).removesuffix(page).strip("`"))
+    assert words == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{spaced.name}"]
 
 
 class _Failing:

@@ -13,6 +13,7 @@ import pytest
 from helpers import Lab
 from hypothesis import given
 from hypothesis import strategies as st
+from kedro.framework.project import settings as project_settings
 from kedro.runner import ThreadRunner
 from lab.tracking.names import MAX_PARAM_LENGTH
 from lab.tracking.provenance import source_tags
@@ -36,6 +37,17 @@ def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.Mo
     assert tags["kedro.version"] == kedro.__version__
     assert tags["kedro.run_id"].startswith("20")
     assert tags["kedro.command"] == "kedro run '--params=a=b c'"
+
+
+def test_the_default_environment_is_the_one_that_settings_name(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab.conf / "local").rename(lab.conf / "prod")
+    monkeypatch.setitem(project_settings.CONFIG_LOADER_ARGS, "default_run_env", "prod")
+
+    lab.run("everything", node_names=["a"])
+
+    assert lab.runs()[0].data.tags["kedro.env"] == "prod"
 
 
 def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:

@@ -39,13 +39,13 @@ def pipeline_name(run_params: Mapping[str, Any]) -> str:
     return "+".join(name for name in names if name) or "__default__"
 
 
-def kedro_tags(run_params: Mapping[str, Any], secrets: Secrets) -> dict[str, str]:
+def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dict[str, str]:
     """The Kedro run in tags: pipeline, environment, runner, version, run id and command."""
     # Kedro gives the runner as its repr, or "None" where the default is used.
     runner = re.search(r"(\w+) object at", str(run_params.get("runner")))
     tags = {
         Tag.PIPELINE: pipeline_name(run_params),
-        Tag.ENV: run_params.get("env") or "local",
+        Tag.ENV: env,
         Tag.RUNNER: runner[1] if runner else "SequentialRunner",
         Tag.KEDRO_VERSION: run_params["kedro_version"],
         Tag.KEDRO_RUN_ID: run_params.get("run_id") or run_params.get("session_id", ""),

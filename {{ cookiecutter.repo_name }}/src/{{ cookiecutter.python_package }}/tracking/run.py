@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import MlflowConfig
+from .config import MlflowConfig, sqlite_uri
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.opening import Resolved, open_destination
 from .delivery.outbox import Outbox
@@ -74,7 +75,7 @@ def open_run(
     outbox = Outbox(
         path / OUTBOX_FILE, resolved.tracking_uri, config.experiment, name, tuple(process.items())
     )
-    tags = kedro_tags(run_params, config.redactor) | source_tags(path) | process
+    tags = kedro_tags(run_params, config.env, config.redactor) | source_tags(path) | process
     destination, entity = open_destination(
         config, resolved, outbox, tags if needs_run else None, catalog_runs
     )
@@ -211,7 +212,8 @@ def _charts(run: Destination, experiment: str) -> str:
     if run.tracking_uri.startswith("http"):
         return f" Its charts: {redact(run.tracking_uri).rstrip('/')}/{page}"
     if path := sqlite_path(run.tracking_uri):
-        store = path.name if path.parent == Path.cwd() else path.as_posix()
-        option = "" if store == "mlflow.db" else f" --backend-store-uri sqlite:///{store}"
+        store = Path(path.name) if path.parent == Path.cwd() else path
+        option = f" --backend-store-uri {shlex.quote(sqlite_uri(store))}"
+        option = "" if store == Path("mlflow.db") else option
         return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
     return ""

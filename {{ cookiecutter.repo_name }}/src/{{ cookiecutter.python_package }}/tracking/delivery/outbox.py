@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import sqlite_uri
 from ..names import OUTBOX_FILE, Tag
 from ..redaction import without_credentials
 from ..store.errors import reason
@@ -80,4 +81,4 @@ class Outbox:
 
 def outbox_store(path: Path) -> MlflowStore:
     """The store in an outbox's file."""
-    return store_at(f"sqlite:///{path.as_posix()}")
+    return store_at(sqlite_uri(path))
