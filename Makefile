@@ -59,7 +59,7 @@ types: env ## Check types, the template where it lies
 
 check: test lint types slow test-oldest ## All of these
 
-# MLflow 3.7 itself can't be imported with SQLAlchemy 2.1.
+# MLflow 3.7 and 3.8 need sqlalchemy<2.1: they import what 2.1 has not.
 test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	@rm -rf .oldest
 	@mkdir .oldest

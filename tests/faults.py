@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
 import time
@@ -41,7 +42,9 @@ class Server(HttpProcess):
             f"--backend-store-uri=sqlite:///{store}",
             f"--default-artifact-root={folder / 'artifacts'}",
         ]
-        super().__init__(command, f"http://127.0.0.1:{port}", folder / "server.log")
+        # Without the dozen processes for jobs of MLflow's own.
+        env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        super().__init__(command, f"http://127.0.0.1:{port}", folder / "server.log", env=env)
 
 
 class FaultyProxy(ThreadingHTTPServer):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from reprlib import repr as short_repr
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -22,9 +25,12 @@ from click import ClickException
 from helpers import Lab, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
 from kedro.io import DatasetError
-from lab.tracking.config import current_config
+from lab.tracking.config import _RULES, MlflowConfig, current_config
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -42,6 +48,31 @@ def refused(lab: Lab, **params: Any) -> str:
     [
         ({"trakcing_uri": "a"}, "'trakcing_uri' is unknown; did you mean 'tracking_uri'?"),
         ({"Experiment": "a"}, "'Experiment' is unknown; did you mean 'experiment'?"),
+        (
+            {"tags": {}},
+            "'tags' is unknown; known are tracking_uri, experiment, run_name, separator",
+        ),
+        ({"tracking_uri": "htp://a:5000"}, "'tracking_uri' is 'htp://a:5000'; it is sqlite:///"),
+        ({"tracking_uri": "127.0.0.1:5000"}, "it is sqlite:///mlflow.db, http(s)://host:port, "),
+        ({"tracking_uri": "postgres://a:b@c/d"}, "'tracking_uri' is 'postgres://c/d'; it is "),
+        ({"tracking_uri": "databricks-uc"}, "it is sqlite:///mlflow.db, http(s)://host:port, "),
+        *(
+            (
+                {"tracking_uri": uri},
+                f"'tracking_uri' is {short_repr(uri)}; an SQLite store is a file",
+            )
+            for uri in (
+                "sqlite://",
+                "sqlite:///",
+                "sqlite:///:memory:",
+                "sqlite:///?timeout=5",
+                "sqlite+pysqlite:///:memory:",
+                "sqlite:///file:store?mode=memory&uri=true",
+                "sqlite:///store.db?mode=memory&uri=true",
+                "sqlite:///file::memory:?uri=true",
+                "sqlite://mlflow.db",
+            )
+        ),
         ({"separator": "-"}, "'separator' is '-' (str); it is one of '.' '/'"),
         ({"track": "sometimes"}, "'track' is 'sometimes' (str); it is one of auto, always, never"),
         ({"track": False}, "'track' is False (bool); it is one of auto, always, never"),
@@ -156,6 +187,123 @@ def test_the_first_request_has_the_credentials(lab: Lab) -> None:
     assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
 
 
+CREDENTIALS = "server: {MLFLOW_TRACKING_PASSWORD: hunter2}\n"
+
+
+def test_credentials_are_asked_for_where_a_store_is_opened(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.add("base/mlflow.yml", "\ncredentials: server\n")
+    lab.add("local/credentials.yml", CREDENTIALS)
+    (lab.conf / "prod").mkdir()
+    lab.add("prod/mlflow.yml", f"tracking_uri: sqlite:///{lab.store}\n")
+    monkeypatch.setenv("KEDRO_ENV", "prod")
+
+    lab.run("plain")
+    message = refused(lab)
+    lab.add("prod/mlflow.yml", "track: never\n")
+    lab.run("everything", node_names=["a"])
+
+    assert message.startswith("conf/base/mlflow.yml: 'credentials' names 'server', which is not")
+    assert (
+        "add it to conf/prod/credentials.yml, or leave 'credentials' empty in conf/prod" in message
+    )
+    assert lab.runs() == []
+
+
+class _Late:
+    """A hook of the user's that prepares the configuration, as late as it can."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+
+    @hook_impl(trylast=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        OmegaConf.register_new_resolver("lab.store", lambda: str(self.store), replace=True)
+        OmegaConf.register_new_resolver("lab.prefix", lambda: "resolved", replace=True)
+        patterns = context.config_loader.config_patterns  # type: ignore[attr-defined]
+        patterns["mlflow"] = ["tracking*"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_configuration_is_read_after_the_hooks_of_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    def register(manager: Any, hooks: Any) -> None:
+        for hook in (*hooks, _Late(lab.store))[::order]:
+            manager.register(hook)
+
+    monkeypatch.setattr("kedro.framework.session.session._register_hooks", register)
+    entry = "{type: lab.tracking.MlflowMetricsDataset, prefix: '${lab.prefix:}'}"
+    lab.add("base/catalog.yml", f"\na_metrics: {entry}\n")
+    lab.add("base/tracking.yml", "tracking_uri: sqlite:///${lab.store:}\nrun_name: late\n")
+    (lab.conf / "local/mlflow.yml").unlink()
+
+    lab.run("everything", node_names=["a", "b"])
+
+    (run,) = lab.runs()
+    assert run.info.run_name == "late"
+    assert set(lab.points()) == {
+        *("resolved.score", "resolved.curve", "b_metrics.score", "b_metrics.curve")
+    }
+
+
+def test_a_value_that_is_not_given_is_one_sentence(lab: Lab) -> None:
+    lab.configure(tracking_uri="sqlite:///${runtime_params:store}")
+
+    assert "mlflow.yml: Runtime parameter 'store' not found" in refused(lab)
+
+    lab.run("everything", node_names=["a"], params={"store": str(lab.store)})
+    assert len(lab.runs()) == 1
+
+
+ODD = ["per%cent", "a%20b", "50%", "a b", "a#b", "a&b", "ümlaut", "a+b", "it's", 'a"b', "a?b", "$x"]
+
+
+@pytest.mark.parametrize("name", [" ".join(ODD), *ODD])
+def test_a_project_in_an_odd_folder(lab: Lab, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "odd" / name / "deep"
+    shutil.copytree(lab.path / "conf", folder / "conf")
+    odd = Lab(folder, tmp_path / "settings", lab.store)
+    if name in ODD:
+        shutil.copy(lab.store, folder / "mlflow.db")
+    odd.configure(tracking_uri=None)
+    try:
+        odd.run("own_calls")
+    finally:
+        odd.close()
+
+    shutil.copy(folder / "mlflow.db", lab.store)  # where the tests' own MLflow finds it
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert set(run.data.metrics) == {"own.one", "own.two", "one_metrics.score", "two_metrics.score"}
+    assert len(list(folder.glob("mlartifacts/lab/*/artifacts/*.json"))) == 2
+    assert [path.name for path in (tmp_path / "odd").iterdir()] == [name]
+
+
+def test_a_question_mark_with_an_older_sqlalchemy(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Below 2.1, there is no URI of such a path; a store elsewhere can be used."""
+    monkeypatch.setattr("lab.tracking.config.version", lambda name: "2.0.45")
+    shutil.copytree(lab.path / "conf", tmp_path / "a?b" / "conf")
+    odd = Lab(tmp_path / "a?b", tmp_path / "settings", lab.store)
+
+    odd.run("everything", node_names=["a"])
+    assert len(lab.runs()) == 1
+
+    odd.configure(tracking_uri=None)
+    assert "has a '?', where SQLite's URIs end" in refused(odd)
+
+
+def test_every_key_has_a_rule_a_field_and_a_place_in_the_file_of_a_new_project(lab: Lab) -> None:
+    text = (lab.path / "conf/base/mlflow.yml").read_text()
+    fields = {field.name.removeprefix("read_") for field in dataclasses.fields(MlflowConfig)}
+
+    assert fields - {"env", "redactor"} == set(_RULES)
+    assert set(_RULES) <= set(re.findall(r"^(?:# )?([a-z_]+): ", text, re.MULTILINE))
+
+
 @pytest.fixture
 def relative(lab: Lab) -> Path:
     """Where `sqlite:///store/mlflow.db` is: below the project, not below this process's folder."""
@@ -234,13 +382,41 @@ def test_a_database_of_something_else(lab: Lab) -> None:
     assert "(of another program) are of a newer MLflow than this one" in message
 
 
-def test_a_uri_that_mlflow_does_not_know(lab: Lab) -> None:
-    lab.configure(tracking_uri="ftp://user:hunter2@example.com/store")
+def test_a_store_of_the_environment_is_checked_too(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.configure(tracking_uri=None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "ftp://user:hunter2@example.com/store")
 
     message = refused(lab)
 
-    assert "ftp://example.com/store can't be used" in message
+    assert message.startswith("The environment's MLFLOW_TRACKING_URI is 'ftp://example.com/store'")
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://a:5000", "https://a/b", "databricks", "databricks://profile", "ours://store"),
+        *("postgresql+psycopg2://a@b/c", "mysql://a@b/c", "mssql+pyodbc://a@b/c"),
+        *("sqlite:////tmp/a.db?timeout=5", "file:///tmp/mlruns", "./mlruns"),
+    ],
+)
+def test_a_store_of_any_form_that_mlflow_or_a_plugin_knows(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    plugin = tmp_path / "site" / "plugin-1.0.dist-info"
+    plugin.mkdir(parents=True)
+    (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (plugin / "entry_points.txt").write_text("[mlflow.tracking_store]\nours = plugin:Store\n")
+    monkeypatch.syspath_prepend(plugin.parent)
+    lab.configure(tracking_uri=uri)
+
+    lab.context()
+
+    config = current_config()
+    assert config is not None
+    assert config.tracking_uri == uri
 
 
 def test_a_deleted_experiment(lab: Lab) -> None:
@@ -312,7 +488,7 @@ def test_any_mlflow_yml_is_a_sentence_or_a_success(lab: Lab, keys: dict[str, Any
     except OmegaConfBaseException:  # ${...}, which is Kedro's own
         return
     assert config is not None
-    assert set(keys) <= {field.name for field in dataclasses.fields(config)}
+    assert set(keys) <= set(_RULES)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import venv
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from typing import Any
 
 import mlflow
 import pytest
-from helpers import Lab, Project, flat, points_in, runs_in, wait_until
+from faults import Server
+from helpers import KEDRO, Lab, Project, flat, points_in, runs_in, wait_until
 from kedro.framework.session import KedroServiceSession
 from kedro.io import DatasetError
 
@@ -49,6 +51,38 @@ def test_python_m_package(project: Project) -> None:
     assert len(finished(project.store)["training_metrics.loss"]) == 2
     (run,) = project.runs()
     assert run.data.tags["kedro.command"] == f"python -m {project.package}"
+
+
+def test_python_m_package_has_the_commands_of_cli_py(project: Project, tmp_path: Path) -> None:
+    """In any folder: what waits is looked for there, as runs look there for their store."""
+    sync = (PYTHON, "-m", project.package, "metrics", "sync")
+    conf = f"--conf-source={project.path / 'conf'}"
+    shutil.copy(project.store, tmp_path / "mlflow-spool.db")
+
+    elsewhere = project.command(*sync, conf, cwd=tmp_path)
+    here = project.command(*sync)
+
+    assert "mlflow-spool.db has no runs that wait" in elsewhere.stdout
+    assert "there is no mlflow-spool.db" in here.stdout
+    assert "the current folder" in flat(project.command(*sync, "--help").stdout)
+
+
+def test_sync_takes_the_parameters_and_the_configuration_of_a_run(
+    project: Project, tmp_path: Path
+) -> None:
+    conf = shutil.copytree(project.path / "conf", tmp_path / "conf")
+    project.write("conf/base/mlflow.yml", "track: sometimes\n")
+    (conf / "base/mlflow.yml").write_text("tracking_uri: ${runtime_params:store.uri}\n")
+    sync = ("metrics", "sync", f"--conf-source={conf}")
+
+    project.kedro(*sync, f"--params=store.uri=sqlite:///{tmp_path}/a.db,other=1")
+    without = project.attempt(KEDRO, *sync)
+    elsewhere = project.attempt(KEDRO, "metrics", "sync", "--conf-source=nowhere")
+
+    assert without.returncode == 1
+    assert "Error: mlflow.yml: Runtime parameter 'store.uri' not found" in without.stderr
+    assert "Traceback" not in without.stderr
+    assert "Path 'nowhere' does not exist" in elsewhere.stderr
 
 
 def test_a_script_with_a_session(project: Project, tmp_path: Path) -> None:
@@ -137,12 +171,22 @@ def test_the_wheel_run_elsewhere_with_its_conf(project: Project, tmp_path: Path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
 
-    done = project.attempt(
-        python, "-m", project.package, f"--conf-source={conf}", cwd=elsewhere, PYTHONPATH=""
-    )
+    package = (python, "-m", project.package)
+    options: dict[str, Any] = {"cwd": elsewhere, "PYTHONPATH": ""}
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    project.command(*package, f"--conf-source={conf}", **options)
+
     assert len(finished(elsewhere / "mlflow.db")["training_metrics.loss"]) == 2
+
+    server = Server(tmp_path / "server.db", tmp_path)
+    there = shutil.copytree(project.path / "conf", tmp_path / "conf")
+    (there / "base/mlflow.yml").write_text(f"tracking_uri: {server.url}\non_outage: spool\n")
+    project.command(*package, f"--conf-source={there}", **options)
+    with server:
+        synced = project.command(*package, "metrics", "sync", f"--conf-source={there}", **options)
+
+    assert "Synced __default__: " in synced.stdout
+    assert len(finished(tmp_path / "server.db")["training_metrics.loss"]) == 2
 
 
 NOTEBOOK = """
@@ -186,6 +230,36 @@ def test_ipython(project: Project, tmp_path: Path) -> None:
     }
     assert [run.info.status for run in (by_hand, of_session)] == ["FINISHED", "FINISHED"]
     assert not (folder / "mlflow.db").exists()
+
+
+CREDENTIALS = """
+import os
+%load_ext kedro.ipython
+print("PROD", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+%reload_kedro --env=local
+print("LOCAL", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+%reload_kedro --env=prod
+print("PROD", os.environ.get("MLFLOW_TRACKING_PASSWORD"))
+"""
+
+
+def test_a_notebook_has_the_credentials_that_its_environment_has(
+    project: Project, tmp_path: Path
+) -> None:
+    project.write("conf/base/mlflow.yml", "credentials: mlflow\n")
+    project.write("conf/local/credentials.yml", "mlflow: {MLFLOW_TRACKING_PASSWORD: hunter2}\n")
+    project.write("conf/prod/parameters.yml", "")
+    notebook = tmp_path / "notebook.ipy"
+    notebook.write_text(CREDENTIALS)
+    folder = str(tmp_path / "ipython")
+
+    done = project.command(
+        PYTHON, "-m", "IPython", notebook, IPYTHONDIR=folder, KEDRO_ENV="prod", COLUMNS="500"
+    )
+
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("PROD", "LOCAL"))]
+    assert lines == ["PROD None", "LOCAL hunter2", "PROD None"]
+    assert "add it to conf/prod/credentials.yml" in flat(done.stdout + done.stderr)
 
 
 def test_a_catalog_outside_of_any_run_is_an_error_and_no_stray_run(lab: Lab) -> None:

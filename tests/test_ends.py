@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -135,6 +136,9 @@ def test_the_end_says_where_the_charts_are(
     monkeypatch.chdir(tmp_path)
     assert end_of_run(lab.store) == f"`mlflow ui`{page}"
     assert end_of_run(other) == f"`mlflow ui --backend-store-uri sqlite:///other.db`{page}"
+    spaced = make_store("the other's.db")
+    words = shlex.split(end_of_run(spaced).removesuffix(page).strip("`"))
+    assert words == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{spaced.name}"]
 
 
 class _Failing:
@@ -205,6 +209,16 @@ def test_an_external_run_is_used_and_left_open(
     assert run.info.run_id == external
     assert run.info.status == "RUNNING"
     assert points_in(lab.store, run) == (BOTH if end == "well" else BEFORE)
+
+
+def test_an_external_run_that_is_mended_has_no_error(lab: Lab, external: str) -> None:
+    with pytest.raises(ValueError, match="the data is gone"):
+        lab.run("ends", params={"end": "error", "mlflow_run_id": external})
+    assert "the data is gone" in lab.runs()[0].data.tags["kedro.error"]
+
+    lab.run("ends", params={"end": "well", "mlflow_run_id": external})
+
+    assert "kedro.error" not in lab.runs()[0].data.tags
 
 
 def test_the_parameter_comes_before_the_environment(

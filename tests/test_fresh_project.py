@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import PACKAGE, STARTER, Project, run_command
+from helpers import PACKAGE, STARTER, Project, free_port, run_command
 
 PYTHON = sys.executable
 
@@ -28,6 +28,35 @@ def test_its_own_tests_pass(project: Project) -> None:
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout
     assert not project.store.exists()
+
+
+SETTINGS = f"""
+tracking_uri: http://127.0.0.1:{free_port()}
+experiment: ours
+separator: /
+track: never
+log_params: false
+credentials: mlflow
+"""
+
+
+@pytest.mark.slow
+def test_its_own_tests_pass_whatever_is_set(project: Project) -> None:
+    """A server that is down, other settings, credentials for it, an environment that says more."""
+    project.write("conf/base/mlflow.yml", SETTINGS)
+    project.write("conf/local/credentials.yml", "mlflow: {MLFLOW_TRACKING_TOKEN: a secret}\n")
+
+    done = project.command(
+        *(PYTHON, "-m", "pytest", "-q"),
+        PYTHONPATH="",
+        MLFLOW_RUN_ID="0" * 32,
+        MLFLOW_TRACKING_URI="http://127.0.0.1:1",
+        MLFLOW_EXPERIMENT_NAME="another",
+        KEDRO_ENV="local",
+    )
+
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
 
 
 def test_ruff_has_nothing_to_say(project: Project) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import kedro
@@ -11,6 +13,7 @@ import pytest
 from helpers import Lab
 from hypothesis import given
 from hypothesis import strategies as st
+from kedro.framework.project import settings as project_settings
 from kedro.runner import ThreadRunner
 from lab.tracking.names import MAX_PARAM_LENGTH
 from lab.tracking.provenance import source_tags
@@ -36,6 +39,17 @@ def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.Mo
     assert tags["kedro.command"] == "kedro run '--params=a=b c'"
 
 
+def test_the_default_environment_is_the_one_that_settings_name(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lab.conf / "local").rename(lab.conf / "prod")
+    monkeypatch.setitem(project_settings.CONFIG_LOADER_ARGS, "default_run_env", "prod")
+
+    lab.run("everything", node_names=["a"])
+
+    assert lab.runs()[0].data.tags["kedro.env"] == "prod"
+
+
 def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
@@ -51,6 +65,73 @@ def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:
     assert tags["mlflow.source.git.dirty"] == "False"
     (tmp_path / "new.txt").touch()
     assert source_tags(tmp_path)["mlflow.source.git.dirty"] == "True"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A git repository with one commit."""
+    command = "git init -q && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m first"
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_an_untracked_file_whose_name_is_not_utf_8(repository: Path) -> None:
+    subprocess.run(["git", "config", "core.quotePath", "false"], cwd=repository, check=True)
+    (repository / os.fsdecode(b"caf\xe9.txt")).touch()
+
+    assert source_tags(repository)["mlflow.source.git.dirty"] == "True"
+
+
+def test_a_folder_whose_name_is_not_utf_8_can_be_written(tmp_path: Path) -> None:
+    tags = source_tags(tmp_path / os.fsdecode(b"caf\xe9"))
+
+    assert tags["mlflow.source.name"].encode(errors="surrogateescape") == b"caf?"
+
+
+def test_a_git_that_does_not_answer_is_not_waited_for(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It knows the commit, asks for a password then, and hears that there is nobody."""
+    folder = repository / "bin"
+    folder.mkdir()
+    (folder / "git").write_text(
+        '#!/bin/sh\n[ "$1" = status ] || { echo abc; exit; }\n'
+        '[ "$GIT_TERMINAL_PROMPT$GIT_OPTIONAL_LOCKS" = 00 ] || exit 1\n'
+        f"read answer || touch {folder}/asked\nexec sleep 60\n"
+    )
+    (folder / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr("lab.tracking.provenance.GIT_SECONDS", 1.0)
+    began = time.monotonic()
+
+    tags = source_tags(repository)
+
+    assert time.monotonic() - began < 20
+    assert tags["mlflow.source.git.commit"] == "abc"
+    assert "mlflow.source.git.dirty" not in tags
+    assert (folder / "asked").exists()
+
+
+def test_a_run_without_git_user_home_and_command(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise RuntimeError("nobody")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("getpass.getuser", fail)
+    monkeypatch.setattr(sys, "argv", [])
+
+    lab.run("everything", node_names=["a"])
+
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+def test_a_broken_repository_is_none(repository: Path) -> None:
+    (repository / ".git" / "HEAD").write_bytes(b"\xff\x00")
+
+    assert "mlflow.source.git.commit" not in source_tags(repository)
 
 
 PARAMETERS = """

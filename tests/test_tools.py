@@ -26,6 +26,20 @@ def test_pre_commit_has_the_ruff_of_make_lint(folder: Path) -> None:
     assert ruff_of_pre_commit(folder) == ruff_of_pre_commit(STARTER)
 
 
+def test_what_goes_together_is_said_where_it_is_installed_and_tested() -> None:
+    """MLflow 3.7 and 3.8 import what SQLAlchemy 2.1 has not."""
+    requirements = (TEMPLATE / "requirements.txt").read_text()
+    (oldest,) = re.findall(r"^mlflow>=([\d.]+),<4", requirements, re.MULTILINE)
+    makefile = (STARTER / "Makefile").read_text()
+    (tested,) = re.findall(r'"mlflow==([\d.]+)" "(sqlalchemy<2.1)"', makefile)
+
+    assert tested[0].startswith(f"{oldest}.")
+    sentence = "MLflow 3.7 and 3.8 need sqlalchemy<2.1"
+    for file in ("requirements.txt", "pyproject.toml", "README.md"):
+        assert sentence in (TEMPLATE / file).read_text().replace("`", ""), file
+    assert sentence in (STARTER / "README.md").read_text().replace("`", "")
+
+
 def test_every_target_of_the_makefile_says_what_it_is_for() -> None:
     makefile = (STARTER / "Makefile").read_text()
     (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)

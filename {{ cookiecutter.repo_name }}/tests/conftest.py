@@ -1,7 +1,8 @@
-"""Each test has a tracking store of its own; the project's stays as it is."""
+"""Each test has a tracking store and settings of its own; the project's stay as they are."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,13 @@ from mlflow import MlflowClient
 PROJECT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_settings_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the environment says of another store, run or experiment is not for the tests."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> str:
     """The URI of an empty tracking store."""
@@ -25,7 +33,9 @@ def store(tmp_path: Path) -> str:
 def session(tmp_path: Path, store: str) -> Callable[..., KedroSession]:
     """Makes sessions of this project that write to that store; takes runtime parameters."""
     conf = shutil.copytree(PROJECT / "conf", tmp_path / "conf")
-    (conf / "test").mkdir()
+    (conf / "test").mkdir(exist_ok=True)
+    for path in conf.rglob("mlflow*.yml"):
+        path.unlink()
     (conf / "test" / "mlflow.yml").write_text(f"tracking_uri: {store}\nexperiment: tests\n")
     bootstrap_project(PROJECT)
 

@@ -6,42 +6,30 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, partial
+from importlib.metadata import entry_points, version
 from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any
+from urllib.parse import quote, unquote
 
 import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
+from omegaconf.errors import OmegaConfBaseException
 
-from .redaction import SECRET_WORDS, Secrets, passwords_in, register, texts_in
+from .redaction import SECRET_WORDS, Secrets, passwords_in, register, texts_in, without_credentials
 
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SQLITE = "sqlite:///"
 MOST_ENTRIES = 10  # of credentials.yml that an error lists
+# Of MLflow 3.17 (mlflow.tracking._tracking_service.utils); "" is a plain path. Plugins have others.
+SCHEMES = "", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql"
+STORE_PLUGINS = "mlflow.tracking_store"  # their entry point, whose names are schemes
 
 
 class ConfigError(click.ClickException):
     """An invalid key or value in ``mlflow.yml``; Click prints just the message."""
-
-
-@dataclass(frozen=True)
-class MlflowConfig:
-    """What ``mlflow.yml`` says, with a default for every key; the file explains each."""
-
-    tracking_uri: str  # absolute, where it is an SQLite file
-    experiment: str
-    run_name: str | None = None  # the pipeline's
-    separator: str = "."
-    track: str = "auto"
-    log_params: bool = True
-    on_outage: str = "raise"
-    outbox: str | None = None  # the project's folder
-    require_delivery: bool = False
-    secrets: Sequence[str] = SECRET_WORDS
-    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)  # variables to set
-    redactor: Secrets = field(default_factory=Secrets, repr=False)  # values of credentials.yml, too
 
 
 def _is_text(value: Any) -> bool:
@@ -54,6 +42,30 @@ def _is_list_of_texts(value: Any) -> bool:
 
 def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
     return "one of " + ", ".join(values), values.__contains__
+
+
+@dataclass(frozen=True)
+class MlflowConfig:
+    """What ``mlflow.yml`` says, with a default for every key; the file explains each."""
+
+    tracking_uri: str  # absolute, where it is an SQLite file
+    experiment: str
+    env: str  # the configuration environment that was used
+    run_name: str | None = None  # the pipeline's
+    separator: str = "."
+    track: str = "auto"
+    log_params: bool = True
+    on_outage: str = "raise"
+    outbox: str | None = None  # the project's folder
+    require_delivery: bool = False
+    secrets: Sequence[str] = SECRET_WORDS
+    read_credentials: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
+    redactor: Secrets = field(default_factory=Secrets, repr=False)  # values of credentials.yml, too
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """The variables to set, or a ConfigError; asked for where a store is opened."""
+        return self.read_credentials()
 
 
 # The keys of mlflow.yml; what each may be, in words and as a test.
@@ -105,21 +117,30 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     """
     if hasattr(loader, "config_patterns"):
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-    given = _read(loader, "mlflow")
+    try:
+        given = _read(loader, "mlflow")
+    except OmegaConfBaseException as error:  # ${...} without a value
+        raise ConfigError(f"mlflow.yml: {str(error).partition(chr(10))[0]}") from None
     for key, value in given.items():
         if problem := _problem(key, value):
             raise ConfigError(f"{_file_with(loader, key)}: {problem}")
     given = {key: value for key, value in given.items() if value is not None}
     entries = _read(loader, "credentials")
-    if "credentials" in given:
-        given["credentials"] = _credentials(loader, entries, given["credentials"])
-    uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
+    if name := given.pop("credentials", None):
+        given["read_credentials"] = partial(_credentials, loader, entries, name)
+    uri = given.pop("tracking_uri", None)
+    subject = f"{_file_with(loader, 'tracking_uri')}: 'tracking_uri'" if uri else ""
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + "mlflow.db"
+    if problem := _uri_problem(uri):
+        subject = subject or "The environment's MLFLOW_TRACKING_URI"
+        raise ConfigError(f"{subject} is {short_repr(without_credentials(uri))}; {problem}.")
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
     secret = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
     secret += [*texts_in(entries), *passwords_in(uri or "")]
     return MlflowConfig(
-        tracking_uri=_absolute(uri or SQLITE + "mlflow.db", project_path),
+        tracking_uri=_absolute(uri, project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
+        env=_env(loader) or getattr(loader, "base_env", "") or "base",
         redactor=Secrets(secret, given.get("secrets", SECRET_WORDS)),
         **given,
     )
@@ -131,12 +152,17 @@ def _read(loader: AbstractConfigLoader, name: str) -> dict[str, Any]:
     return {}
 
 
+def _env(loader: AbstractConfigLoader) -> str:
+    """The environment whose files take precedence over the base's."""
+    return loader.env or str(getattr(loader, "default_run_env", ""))
+
+
 def _problem(key: Any, value: Any) -> str | None:
     allowed, is_allowed = _RULES.get(key, (None, None))
     if is_allowed is None:
-        nearest = get_close_matches(str(key), _RULES, n=1, cutoff=0)[0]
-        known = ", ".join(_RULES)
-        return f"the key {short_repr(key)} is unknown; did you mean {nearest!r}? Known are {known}."
+        near = get_close_matches(str(key), _RULES, n=1)
+        hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
+        return f"the key {short_repr(key)} is unknown; {hint} {', '.join(_RULES)}."
     if value is None or is_allowed(value):  # a key without a value has its default
         return None
     return f"{key!r} is {short_repr(value)} ({type(value).__name__}); it is {allowed}."
@@ -148,31 +174,71 @@ def _credentials(
     chosen = entries.get(name)
     if not isinstance(chosen, Mapping):
         found = ", ".join(map(short_repr, sorted(map(str, entries))[:MOST_ENTRIES])) or "none"
+        source = Path(str(loader.conf_source)).name
         raise ConfigError(
             f"{_file_with(loader, 'credentials')}: 'credentials' names {short_repr(name)}, which is"
-            f" not a mapping of environment variables in credentials.yml (entries there: {found})."
+            f" not a mapping of environment variables in credentials.yml (entries there: {found});"
+            f" add it to {source}/{_env(loader)}/credentials.yml, or leave 'credentials' empty in"
+            f" {source}/{_env(loader)}/mlflow.yml."
         )
     return {str(variable): str(value) for variable, value in chosen.items()}
 
 
+def _uri_problem(uri: str) -> str | None:
+    """What is wrong with a store's URI, as far as that can be seen without MLflow."""
+    found = re.match(r"([\w.+-]{2,}):", uri)  # one letter is a drive
+    scheme = found[1].lower().partition("+")[0] if found else ""
+    if uri in ("databricks-uc", "uc"):  # model registries, which MLflow takes for schemes, too
+        scheme = uri
+    if scheme not in SCHEMES and scheme not in entry_points(group=STORE_PLUGINS).names:
+        forms = "sqlite:///mlflow.db, http(s)://host:port, databricks, a URI of postgresql, mysql"
+        return f"it is {forms} or mssql, or of a scheme that a plugin of MLflow adds"
+    in_file = re.match(r"sqlite(\+\w+)?:///(?!:memory:|file:)[^?]+(?!.*\bmode=memory)", uri)
+    if scheme == "sqlite" and not in_file:  # in memory each thread and process would have its own
+        return "an SQLite store is a file, such as sqlite:///mlflow.db"
+    return None
+
+
 def _absolute(uri: str, project_path: Path) -> str:
     """An SQLite file is looked for from the project, wherever ``kedro run`` was typed."""
-    if not uri.startswith(SQLITE) or uri == SQLITE + ":memory:":
+    if not uri.startswith(SQLITE):
         return uri
-    if "?" in str(project_path):
+    path, mark, query = uri.removeprefix(SQLITE).partition("?")
+    return sqlite_uri(project_path / decoded(path)) + mark + query
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file; a ConfigError if SQLAlchemy, below 2.1, has none for it."""
+    text = path.as_posix()
+    odd = re.search("[%?]", text)
+    if odd and _decodes_percent():
+        # MLflow 3.17 creates the folder that the encoded text names: with slashes encoded, too, it
+        # is the one above the first odd one, which is there.
+        start = text.rfind("/", 0, odd.start()) + 1
+        text = text[:start] + quote(text[start:], safe=" ")
+    elif "?" in text:
         raise ConfigError(
-            f"The project's folder {project_path} has a '?' in its name, where SQLite's URIs end;"
-            " rename it, or set 'tracking_uri' in mlflow.yml to an absolute path."
+            f"The path {text} has a '?', where SQLite's URIs end; rename the folder or set"
+            " 'tracking_uri' in mlflow.yml to another path, or install sqlalchemy>=2.1."
         )
-    return SQLITE + (project_path / uri.removeprefix(SQLITE)).as_posix()
+    return SQLITE + text
+
+
+def decoded(path: str) -> str:
+    """The path in an SQLite URI, as SQLAlchemy reads it."""
+    return unquote(path) if "%" in path and _decodes_percent() else path
+
+
+def _decodes_percent() -> bool:
+    """SQLAlchemy reads ``%25`` in a database's name as ``%`` from 2.1 on."""
+    return tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1)
 
 
 def _file_with(loader: AbstractConfigLoader, key: Any) -> str:
     """The configuration file that sets the key: the environment's, if it does, else the base's."""
     sets_key = re.compile(rf"""^\s*["']?{re.escape(str(key))}["']?\s*:""", re.MULTILINE)
     source = Path(str(loader.conf_source))
-    env = loader.env or getattr(loader, "default_run_env", "")
-    for folder in (env, getattr(loader, "base_env", "")):
+    for folder in (_env(loader), getattr(loader, "base_env", "")):
         for path in sorted((source / (folder or ".")).rglob("mlflow*")):
             if path.is_file() and sets_key.search(path.read_text(encoding="utf-8")):
                 return f"{source.name}/{path.relative_to(source).as_posix()}"

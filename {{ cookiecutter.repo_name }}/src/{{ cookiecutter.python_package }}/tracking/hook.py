@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import weakref
@@ -14,7 +15,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from .config import current_config, register_context
+from .config import ConfigError, MlflowConfig, current_config, register_context
 from .dataset import Binding, MlflowMetricsDataset
 from .points import key_prefix
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
     from .run import TrackedRun
+
+logger = logging.getLogger(__name__)
 
 
 class MlflowPipelineHook:
@@ -38,16 +41,18 @@ class MlflowPipelineHook:
     def __init__(self) -> None:
         self._runs: dict[int, TrackedRun] = {}
 
-    @hook_impl
-    def after_context_created(self, context: KedroContext) -> None:
+    # Outermost, so that what follows its yield comes last: other hooks may add to the configuration
+    # what it is read with (OmegaConf's resolvers, patterns, another loader).
+    @hook_impl(wrapper=True, tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
         """Take note of the configuration; name the metrics datasets after their entries."""
+        result = yield
         register_context(context.config_loader, context.project_path)
         _set_default_prefixes(context.config_loader)
         ipython = sys.modules.get("IPython")
         if ipython and ipython.get_ipython() and (config := current_config()):
-            from .process.state import process_state
-
-            process_state().set_default_store(config.tracking_uri)
+            _set_notebook(config)
+        return result
 
     @hook_impl(wrapper=True)
     def before_pipeline_run(
@@ -119,6 +124,18 @@ class MlflowPipelineHook:
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
         _bind(datasets, config.separator, run)
+
+
+def _set_notebook(config: MlflowConfig) -> None:
+    """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
+    from .process.state import process_state
+
+    try:
+        credentials = config.credentials
+    except ConfigError as error:  # a notebook that reads data needs none
+        logger.warning("MLflow gets no credentials: %s", error.message)
+        credentials = {}
+    process_state().set_default_store(config.tracking_uri, credentials)
 
 
 def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:

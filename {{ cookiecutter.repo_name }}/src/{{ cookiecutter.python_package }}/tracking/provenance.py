@@ -2,6 +2,7 @@
 
 import getpass
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from .redaction import Secrets
 
 logger = logging.getLogger(__name__)
 
+# For how many seconds git is waited for, each time: no tag is worth a run's start.
+GIT_SECONDS = 3.0
+
 
 def printable(text: str) -> str:
     """The text without what no terminal and not every database takes: control characters."""
@@ -35,13 +39,13 @@ def pipeline_name(run_params: Mapping[str, Any]) -> str:
     return "+".join(name for name in names if name) or "__default__"
 
 
-def kedro_tags(run_params: Mapping[str, Any], secrets: Secrets) -> dict[str, str]:
+def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dict[str, str]:
     """The Kedro run in tags: pipeline, environment, runner, version, run id and command."""
     # Kedro gives the runner as its repr, or "None" where the default is used.
     runner = re.search(r"(\w+) object at", str(run_params.get("runner")))
     tags = {
         Tag.PIPELINE: pipeline_name(run_params),
-        Tag.ENV: run_params.get("env") or "local",
+        Tag.ENV: env,
         Tag.RUNNER: runner[1] if runner else "SequentialRunner",
         Tag.KEDRO_VERSION: run_params["kedro_version"],
         Tag.KEDRO_RUN_ID: run_params.get("run_id") or run_params.get("session_id", ""),
@@ -51,14 +55,15 @@ def kedro_tags(run_params: Mapping[str, Any], secrets: Secrets) -> dict[str, str
 
 
 def source_tags(project_path: Path) -> dict[str, str]:
-    """Who ran which code, under the names that MLflow's own UI shows."""
+    """Who ran which code, under the names that MLflow's own UI shows; as far as it can be found."""
     tags = {Tag.SOURCE_NAME: project_path.name, Tag.SOURCE_TYPE: "LOCAL"}
-    with suppress(ImportError, KeyError, OSError):  # a user without a name
+    with suppress(Exception):  # a user without a name: another error on each system
         tags[Tag.USER] = getpass.getuser()
     if commit := _git(project_path, "rev-parse", "HEAD"):
         tags[Tag.GIT_COMMIT] = commit
-        tags[Tag.GIT_DIRTY] = str(bool(_git(project_path, "status", "--porcelain")))
-    return tags
+        if (changes := _git(project_path, "status", "--porcelain")) is not None:
+            tags[Tag.GIT_DIRTY] = str(bool(changes))
+    return {key: printable(value)[:MAX_TAG_LENGTH] for key, value in tags.items()}
 
 
 def parameters(pipeline: Pipeline, catalog: DataCatalog, secrets: Secrets) -> dict[str, str]:
@@ -112,14 +117,23 @@ def _truncated(name: str, value: str) -> tuple[str, str]:
 
 
 def _command(secrets: Secrets) -> str:
-    program = Path(sys.argv[0])
+    program = Path(sys.argv[0] if sys.argv else "")
     start = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
     return f"{start} {secrets.redact_command(sys.argv[1:])}".strip()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", *arguments]
-    with suppress(OSError, subprocess.CalledProcessError):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
+    """What git says; None if there is no git, no repository or no answer in time."""
+    with suppress(Exception):
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=True,
+            timeout=GIT_SECONDS,
+        )
+        return done.stdout.decode(errors="replace").strip()
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import threading
 import time
 import uuid
@@ -11,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import MlflowConfig
+from .config import MlflowConfig, sqlite_uri
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.opening import NewRun, Resolved, open_destination
 from .delivery.outbox import Outbox, RunEnd, choose_outbox
@@ -70,7 +71,7 @@ def open_run(
     resolved = resolve(config.tracking_uri, run_params, os.environ, active)
     path = Path(run_params["project_path"])
     outbox = choose_outbox(config.outbox, path, resolved.tracking_uri)
-    tags = kedro_tags(run_params, config.redactor) | source_tags(path) | process_tags()
+    tags = kedro_tags(run_params, config.env, config.redactor) | source_tags(path) | process_tags()
     tags[Tag.IDEMPOTENCY_KEY] = uuid.uuid4().hex  # the same in the store and in the outbox
     new = NewRun(config.experiment, config.run_name or pipeline_name(run_params), tags)
     destination, entity = open_destination(
@@ -179,11 +180,14 @@ class TrackedRun:
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
         text = printable(self._config.redactor.redact(text))[:MAX_TAG_LENGTH]
-        end = RunEnd(status if self.owned_run_id else "", time.time_ns() // 1_000_000, text)
+        before = self._run.data.tags if self._run else {}  # an external run may have failed before
+        is_mended = status == "FINISHED" and Tag.ERROR in before
+        written = status if self.owned_run_id else ""
+        end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
         hasty = status == "KILLED"  # a process that was told to end waits for no store
         try:
             if self._delivery:
-                self._delivery.end(end if end.status or end.error else None, hasty)
+                self._delivery.end(end if written or text or is_mended else None, hasty)
             for delivery in self._catalog_runs.values():
                 delivery.end(None, hasty)
             waiting = {each: each.count_waiting() for each in self._deliveries()}
@@ -226,7 +230,8 @@ def _charts(run: Destination, experiment: str) -> str:
     if run.tracking_uri.startswith("http"):
         return f" Its charts: {redact(run.tracking_uri).rstrip('/')}/{page}"
     if path := sqlite_path(run.tracking_uri):
-        store = path.name if path.parent == Path.cwd() else path.as_posix()
-        option = "" if store == "mlflow.db" else f" --backend-store-uri sqlite:///{store}"
+        store = Path(path.name) if path.parent == Path.cwd() else path
+        option = f" --backend-store-uri {shlex.quote(sqlite_uri(store))}"
+        option = "" if store == Path("mlflow.db") else option
         return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
     return ""

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config import sqlite_uri
 from ..names import OUTBOX_FILE, OUTBOX_TABLE
 from ..points import Point
 from ..redaction import without_credentials
@@ -42,12 +43,14 @@ CREATE TABLE IF NOT EXISTS {OUTBOX_TABLE} (
 class RunEnd:
     """How a run ended: FINISHED, FAILED or KILLED, when (ms since the epoch), with which error.
 
-    No status: the run is an external one, which stays open.
+    No status: the run is an external one, which stays open. ``is_mended``: it has the error of an
+    earlier Kedro run, which this one has mended.
     """
 
     status: str
     time: int
     error: str = ""
+    is_mended: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def existing_outboxes(given: str | None, project_path: Path, target_uri: str) ->
 
 def spool_store(path: Path) -> MlflowStore:
     """The outbox's file as an MLflow store: it has the runs that began without their store."""
-    return store_at(f"sqlite:///{path.as_posix()}")
+    return store_at(sqlite_uri(path))
 
 
 def spooled_runs(path: Path) -> list[Run]:

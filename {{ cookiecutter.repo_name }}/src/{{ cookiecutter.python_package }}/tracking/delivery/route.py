@@ -204,6 +204,8 @@ def send(request: Request, store: MlflowStore, run_id: str) -> None:
         store.log_params_and_tags(run_id, request.params)
     if request.end and request.end.error:
         store.log_params_and_tags(run_id, tags={Tag.ERROR: request.end.error})
+    if request.end and request.end.is_mended:
+        store.delete_tag(run_id, Tag.ERROR)
     if request.end and request.end.status:
         store.end_run(run_id, request.end.status, request.end.time)
 

@@ -137,7 +137,7 @@ def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
     run = target.get_run(run_id)
     if has_end and not error and Tag.ERROR in run.data.tags:
         # Another run took it for dead: its process was gone, and its end was in the outbox.
-        target.call(lambda client: client.delete_tag(run_id, Tag.ERROR))
+        target.delete_tag(run_id, Tag.ERROR)
     elif run.info.status == "RUNNING" and is_gone(run.data.tags):
         target.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
     return f"{count} points"

@@ -34,6 +34,7 @@ class ProcessState:
         self._tracking_uri = ""
         self._default_uri: str | None = None
         self._undo = ExitStack()
+        self._undo_default = ExitStack()
 
     def has_opened(self, run_id: str) -> bool:
         """Whether this MLflow run was opened for a Kedro run of this process, and is still open."""
@@ -75,9 +76,12 @@ class ProcessState:
             if self._users == 0:
                 self._undo.close()
 
-    def set_default_store(self, tracking_uri: str) -> None:
+    def set_default_store(self, tracking_uri: str, credentials: Mapping[str, str]) -> None:
         """Point MLflow's own functions at a store, unless the user has pointed them at another."""
         if mlflow_globals.store_in_use() in (None, self._default_uri):
+            self._undo_default.close()
+            undo = self._undo_default.callback
+            undo(mlflow_globals.set_environment, mlflow_globals.set_environment(credentials))
             mlflow_globals.use_store(tracking_uri)
             self._default_uri = tracking_uri
 
@@ -86,6 +90,7 @@ class ProcessState:
         self.kill_open_runs()
         if self._default_uri and mlflow_globals.store_in_use() == self._default_uri:
             mlflow_globals.use_store(None)
+        self._undo_default.close()
         # A run that was closed on another thread has left the signal handled.
         self.termination.stop()
 

@@ -160,6 +160,10 @@ class MlflowStore:
         """A run; ``named_by`` says who gave its id, for the error if it is missing or deleted."""
         return self.call(lambda client: queries.get_run(client, run_id, named_by))
 
+    def delete_tag(self, run_id: str, key: str) -> None:
+        """Remove a tag of a run, if it has it."""
+        self.call(lambda client: queries.delete_tag(client, run_id, key))
+
     def search_runs(self, search: str = "", experiment: str | None = None) -> list[Run]:
         """The runs that a filter of MLflow's finds, the oldest first; None: in all experiments."""
 

@@ -42,6 +42,12 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
     return experiment.experiment_id
 
 
+def delete_tag(client: MlflowClient, run_id: str, key: str) -> None:
+    """Remove a tag of a run, if it has it."""
+    if key in client.get_run(run_id).data.tags:  # an earlier try may have removed it
+        client.delete_tag(run_id, key)
+
+
 def get_run(client: MlflowClient, run_id: str, named_by: str) -> Run:
     """A run; ``named_by`` says who gave its id, for the error if it is missing or deleted."""
     from mlflow.exceptions import MlflowException

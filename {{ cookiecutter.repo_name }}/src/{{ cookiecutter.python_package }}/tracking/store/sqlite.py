@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..config import decoded, sqlite_uri
 from ..names import OUTBOX_TABLE
 from .errors import TrackingError
 
@@ -25,7 +27,7 @@ MIGRATION_QUIET_SECONDS = 3.0
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite store; None for any other store."""
     path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(path) if uri.startswith("sqlite:///") and path != ":memory:" else None
+    return Path(decoded(path)) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
 def make_or_check(path: Path) -> str | None:
@@ -64,7 +66,7 @@ def _mismatch(path: Path, version: str | None) -> str:
     if version in _versions():
         return (
             f"its tables ({version}) are of an older MLflow than this one ({mlflow.__version__});"
-            f" save a copy and run `mlflow db upgrade sqlite:///{path}`"
+            f" save a copy and run `mlflow db upgrade {shlex.quote(sqlite_uri(path))}`"
         )
     return (
         f"its tables ({version}) are of a newer MLflow than this one ({mlflow.__version__});"
@@ -121,7 +123,7 @@ def _make(path: Path) -> None:
         for left in path.parent.glob(f".{path.name}-new*"):  # of a process that was killed
             left.unlink()
         new = path.with_name(f".{path.name}-new")
-        store = SqlAlchemyStore(f"sqlite:///{new.as_posix()}", "mlruns")
+        store = SqlAlchemyStore(sqlite_uri(new), "mlruns")
         store.engine.dispose()
         create_private(path)
         with closing(_open(path, CREATE_SECONDS)) as database:
