@@ -15,7 +15,14 @@ import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 
-from .redaction import SECRET_WORDS, Secrets, passwords_in, register, texts_in
+from .redaction import (
+    SECRET_WORDS,
+    Secrets,
+    credentials_secrets,
+    register,
+    secrets_of,
+    secrets_of_environment,
+)
 
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 SQLITE = "sqlite:///"
@@ -111,12 +118,13 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
         given["credentials"] = _credentials(loader, entries, given["credentials"])
     uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    secret = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
-    secret += [*texts_in(entries), *passwords_in(uri or "")]
+    words = given.get("secrets", SECRET_WORDS)
+    secret = [*secrets_of_environment(SECRET_VARIABLES), *secrets_of(uri or "")]
+    secret += credentials_secrets(entries, words)
     return MlflowConfig(
         tracking_uri=_absolute(uri or SQLITE + "mlflow.db", project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
-        redactor=Secrets(secret, given.get("secrets", SECRET_WORDS)),
+        redactor=Secrets(secret, words),
         **given,
     )
 

@@ -170,7 +170,7 @@ class TrackedRun:
 
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
-        text = printable(self._secrets.redact(text))[:MAX_TAG_LENGTH]
+        text = printable(self._secrets.redact(text, MAX_TAG_LENGTH))
         end = RunEnd(status, time.time_ns() // 1_000_000, text)
         try:
             if self._delivery:
