@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from .errors import TrackingError
 if TYPE_CHECKING:
     import sqlite3
 
+OWNER_ONLY = 0o600
 # For how many seconds another process may create the store, and may hold it locked.
 CREATE_SECONDS, BUSY_SECONDS = 120.0, 2.0
 # MLflow migrates version by version: if the version has not changed for so many seconds, no other
@@ -117,9 +118,21 @@ def _make(path: Path) -> None:
         for left in path.parent.glob(f".{path.name}-new*"):  # of a process that was killed
             left.unlink()
         new = path.with_name(f".{path.name}-new")
+        _create(new, like=path)
         store = SqlAlchemyStore(f"sqlite:///{new.as_posix()}", "mlruns")
         store.engine.dispose()
         os.replace(new, path)
+
+
+def _create(path: Path, like: Path) -> None:
+    """Create a file for its owner alone, or for those who may use the store, if that is there.
+
+    Whatever the umask is. SQLite's own files beside it, such as ``-journal``, get its mode
+    (https://www.sqlite.org/src/file/src/os_unix.c, findCreateFileMode).
+    """
+    with suppress(OSError):  # it is there; or SQLite will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
+        path.chmod(like.stat().st_mode & 0o777 if like.exists() else OWNER_ONLY)
 
 
 @contextmanager
@@ -128,9 +141,9 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
     Another process is waited for; with ``busy``, which is then the error, for 2 s only.
     """
-    with closing(
-        _open(path.with_name(f".{path.name}-lock"), BUSY_SECONDS if busy else CREATE_SECONDS)
-    ) as database:
+    lock = path.with_name(f".{path.name}-lock")
+    _create(lock, like=path)
+    with closing(_open(lock, BUSY_SECONDS if busy else CREATE_SECONDS)) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
         except Exception:
