@@ -240,6 +240,7 @@ def test_a_number_of_tokens_is_no_secret(value: object) -> None:
         ("password=b'abc' x", "password=*** x"),
         ("os.environ['PASSWORD'] = 'abc'", "os.environ['PASSWORD'] = ***"),
         ("password: 'abc def", "password: ***"),
+        ('password = """a "b" c""" x', "password = *** x"),
         (r'{"password": "a\"b", "x": 1}', '{"password": ***, "x": 1}'),
         (r'"{\"password\": \"a\\\"b\", \"x\": 1}"', r'"{\"password\": ***, \"x\": 1}"'),
         ('{"token": {"value": "x}y"}} z', '{"token": ***} z'),

@@ -119,7 +119,7 @@ def _text(name: str, value: Any, secrets: Secrets) -> tuple[str, bool]:
     whole, text = str(value), str(shown)
     if not isinstance(value, str):
         text = secrets.redact(text, MAX_PARAM_LENGTH)
-    if len(whole) > MAX_PARAM_LENGTH and shown != HIDDEN:
+    if len(whole) > MAX_PARAM_LENGTH and text != HIDDEN:
         what = f"has {len(whole)} characters; MLflow gets the first {MAX_PARAM_LENGTH}"
         logger.warning("The parameter %r %s.", name, what)
     return printable(text), text != whole[:MAX_PARAM_LENGTH]

@@ -143,15 +143,17 @@ def redact(text: str) -> str:
 
     state = process_state()
     stores = [secret for uri in list(state.stores) for secret in secrets_of(uri)]
-    known = list(state.secrets.values()) or [Secrets(secrets_of_environment())]
-    for secrets in (*known, *([Secrets(stores)] if stores else ())):
+    if not state.secrets:
+        stores += secrets_of_environment()
+    known = [*state.secrets.values(), *([Secrets(stores)] if stores else ())]
+    for secrets in known or [BY_NAME]:
         text = secrets.redact(text)
     return text
 
 
 def without_credentials(text: str) -> str:
     """The text, its URLs without user names, passwords and tokens."""
-    return _replaced(text, *secrets_in_urls(text, Secrets().names_secret))
+    return _replaced(text, *secrets_in_urls(text, BY_NAME.names_secret))
 
 
 def secrets_of(url: str) -> list[str]:
@@ -162,7 +164,7 @@ def secrets_of(url: str) -> list[str]:
     for user, password in logins_in(url):
         found += [password, basic_auth(user, password)] if password else []
         found += [user] if not password and len(user) >= LONG_ENOUGH else []
-    _, queries = secrets_in_urls(url, Secrets().names_secret)
+    _, queries = secrets_in_urls(url, BY_NAME.names_secret)
     return found + [url[start:end] for start, end in queries]
 
 
@@ -200,7 +202,7 @@ def _secrets_below(name: str, value: Any, rule: Secrets) -> Iterator[str]:
 
 def secrets_of_environment(names: Iterable[str] = ()) -> list[str]:
     """The values of these environment variables, or of all whose name says that they are secret."""
-    rule = Secrets().names_secret
+    rule = BY_NAME.names_secret
     chosen = names or [n for n in os.environ if n not in _NOT_SECRET and rule(n)]
     found = [os.environ[name] for name in chosen if name in os.environ]
     user = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
@@ -226,3 +228,6 @@ def _replaced(text: str, removed: list[Span], hidden: list[Span], limit: int | N
             parts.append(HIDDEN)
         done = max(done, -minus_end)
     return "".join([*parts, text[done:stop]])[:limit]
+
+
+BY_NAME = Secrets()  # what is secret in any project

@@ -128,6 +128,9 @@ def _login(text: str, start: int, end: int) -> int:
 def _end_of_value(text: str, start: int, bare: "re.Pattern[str]") -> int:
     """The end of a value: of a string, of what is in brackets, of a word."""
     if quote := _OPENING_QUOTE.match(text, start):
+        if text.startswith(three := 3 * quote["quote"], quote.start("quote")):
+            end = text.find(three, quote.end() + 2)
+            return len(text) if end < 0 else end + 3
         return _end_of_string(text, quote)
     if text[start : start + 1] in ("(", "[", "{"):
         return _end_of_group(text, start)
