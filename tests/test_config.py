@@ -285,7 +285,7 @@ def test_a_question_mark_with_an_older_sqlalchemy(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Below 2.1, there is no URI of such a path; a store elsewhere can be used."""
-    monkeypatch.setattr("lab.tracking.config.version", lambda name: "2.0.45")
+    monkeypatch.setattr("lab.tracking.scanning.uris.version", lambda name: "2.0.45")
     shutil.copytree(lab.path / "conf", tmp_path / "a?b" / "conf")
     odd = Lab(tmp_path / "a?b", tmp_path / "settings", lab.store)
 

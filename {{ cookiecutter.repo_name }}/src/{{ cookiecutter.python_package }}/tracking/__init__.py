@@ -17,8 +17,9 @@ The other modules here:
     provenance.py          what a run says of itself; redaction.py: what it must not say
     names.py               the names of tags and files, and MLflow's limits
 
-And three sub-packages that few need to open: ``delivery/`` (points arrive, whatever happens),
-``store/`` (one MLflow store as one object), ``process/`` (what belongs to the process).
+And four sub-packages that few need to open: ``delivery/`` (points arrive, whatever happens),
+``store/`` (one MLflow store as one object), ``process/`` (what belongs to the process),
+``scanning/`` (where in a text a secret may stand).
 
 The package uses relative imports only and knows nothing of the project around it: to upgrade
 it, replace the folder; to use it elsewhere, copy it.

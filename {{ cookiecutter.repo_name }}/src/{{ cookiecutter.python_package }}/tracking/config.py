@@ -7,25 +7,28 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib.metadata import entry_points, version
 from pathlib import Path
 from reprlib import repr as short_repr
 from typing import Any
-from urllib.parse import quote, unquote
 
 import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 from omegaconf.errors import OmegaConfBaseException
 
-from .redaction import SECRET_WORDS, Secrets, passwords_in, register, texts_in, without_credentials
+from .redaction import (
+    SECRET_WORDS,
+    Secrets,
+    credentials_secrets,
+    register,
+    secrets_of,
+    secrets_of_environment,
+    without_credentials,
+)
+from .scanning.uris import SQLITE, decoded, sqlite_uri, uri_problem
 
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-SQLITE = "sqlite:///"
 MOST_ENTRIES = 10  # of credentials.yml that an error lists
-# Of MLflow 3.17 (mlflow.tracking._tracking_service.utils); "" is a plain path. Plugins have others.
-SCHEMES = "", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql"
-STORE_PLUGINS = "mlflow.tracking_store"  # their entry point, whose names are schemes
 
 
 class ConfigError(click.ClickException):
@@ -36,7 +39,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _is_list_of_texts(value: Any) -> bool:
+def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
@@ -79,7 +82,10 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "on_outage": _one_of("raise", "spool"),
     "outbox": ("the path of a folder", _is_text),
     "require_delivery": ("true or false", lambda value: isinstance(value, bool)),
-    "secrets": ("a list of words", _is_list_of_texts),
+    "secrets": (
+        "a list of words",
+        lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    ),
     "credentials": ("the name of an entry of credentials.yml", _is_text),
 }
 
@@ -131,17 +137,17 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     uri = given.pop("tracking_uri", None)
     subject = f"{_file_with(loader, 'tracking_uri')}: 'tracking_uri'" if uri else ""
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + "mlflow.db"
-    if problem := _uri_problem(uri):
+    if problem := uri_problem(uri):
         subject = subject or "The environment's MLFLOW_TRACKING_URI"
         raise ConfigError(f"{subject} is {short_repr(without_credentials(uri))}; {problem}.")
     experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    secret = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
-    secret += [*texts_in(entries), *passwords_in(uri or "")]
+    words = given.get("secrets", SECRET_WORDS)
+    secret = [*secrets_of_environment(SECRET_VARIABLES), *secrets_of(uri)]
     return MlflowConfig(
         tracking_uri=_absolute(uri, project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
         env=_env(loader) or getattr(loader, "base_env", "") or "base",
-        redactor=Secrets(secret, given.get("secrets", SECRET_WORDS)),
+        redactor=Secrets([*secret, *credentials_secrets(entries, words)], words),
         **given,
     )
 
@@ -153,7 +159,6 @@ def _read(loader: AbstractConfigLoader, name: str) -> dict[str, Any]:
 
 
 def _env(loader: AbstractConfigLoader) -> str:
-    """The environment whose files take precedence over the base's."""
     return loader.env or str(getattr(loader, "default_run_env", ""))
 
 
@@ -184,54 +189,12 @@ def _credentials(
     return {str(variable): str(value) for variable, value in chosen.items()}
 
 
-def _uri_problem(uri: str) -> str | None:
-    """What is wrong with a store's URI, as far as that can be seen without MLflow."""
-    found = re.match(r"([\w.+-]{2,}):", uri)  # one letter is a drive
-    scheme = found[1].lower().partition("+")[0] if found else ""
-    if uri in ("databricks-uc", "uc"):  # model registries, which MLflow takes for schemes, too
-        scheme = uri
-    if scheme not in SCHEMES and scheme not in entry_points(group=STORE_PLUGINS).names:
-        forms = "sqlite:///mlflow.db, http(s)://host:port, databricks, a URI of postgresql, mysql"
-        return f"it is {forms} or mssql, or of a scheme that a plugin of MLflow adds"
-    in_file = re.match(r"sqlite(\+\w+)?:///(?!:memory:|file:)[^?]+(?!.*\bmode=memory)", uri)
-    if scheme == "sqlite" and not in_file:  # in memory each thread and process would have its own
-        return "an SQLite store is a file, such as sqlite:///mlflow.db"
-    return None
-
-
 def _absolute(uri: str, project_path: Path) -> str:
     """An SQLite file is looked for from the project, wherever ``kedro run`` was typed."""
     if not uri.startswith(SQLITE):
         return uri
-    path, mark, query = uri.removeprefix(SQLITE).partition("?")
-    return sqlite_uri(project_path / decoded(path)) + mark + query
-
-
-def sqlite_uri(path: Path) -> str:
-    """The URI of an SQLite file; a ConfigError if SQLAlchemy, below 2.1, has none for it."""
-    text = path.as_posix()
-    odd = re.search("[%?]", text)
-    if odd and _decodes_percent():
-        # MLflow 3.17 creates the folder that the encoded text names: with slashes encoded, too, it
-        # is the one above the first odd one, which is there.
-        start = text.rfind("/", 0, odd.start()) + 1
-        text = text[:start] + quote(text[start:], safe=" ")
-    elif "?" in text:
-        raise ConfigError(
-            f"The path {text} has a '?', where SQLite's URIs end; rename the folder or set"
-            " 'tracking_uri' in mlflow.yml to another path, or install sqlalchemy>=2.1."
-        )
-    return SQLITE + text
-
-
-def decoded(path: str) -> str:
-    """The path in an SQLite URI, as SQLAlchemy reads it."""
-    return unquote(path) if "%" in path and _decodes_percent() else path
-
-
-def _decodes_percent() -> bool:
-    """SQLAlchemy reads ``%25`` in a database's name as ``%`` from 2.1 on."""
-    return tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1)
+    path, *query = uri.removeprefix(SQLITE).partition("?")
+    return sqlite_uri(project_path / decoded(path)) + "".join(query)
 
 
 def _file_with(loader: AbstractConfigLoader, key: Any) -> str:

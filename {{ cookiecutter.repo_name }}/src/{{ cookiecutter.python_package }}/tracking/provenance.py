@@ -17,12 +17,13 @@ from kedro.pipeline import Pipeline
 
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag
 from .points import allowed_name
-from .redaction import Secrets
+from .redaction import HIDDEN, Secrets
 
 logger = logging.getLogger(__name__)
 
 # For how many seconds git is waited for, each time: no tag is worth a run's start.
 GIT_SECONDS = 3.0
+MOST_NAMES = 10  # of parameters that a line lists
 
 
 def printable(text: str) -> str:
@@ -72,12 +73,21 @@ def parameters(pipeline: Pipeline, catalog: DataCatalog, secrets: Secrets) -> di
     What MLflow would refuse is made fit; where a value is cut, with a warning.
     """
     found: dict[str, str] = {}
+    hidden: list[str] = []
     for name in sorted(pipeline.inputs()):
         if name == "parameters" or name.startswith("params:"):
             dataset = catalog.get(name)
             if dataset is not None:
-                flat = _flat(name.removeprefix("params:"), dataset.load(), secrets)
-                found.update(_truncated(key, value) for key, value in flat)
+                for key, value in _flat(name.removeprefix("params:"), dataset.load()):
+                    text, is_hidden = _text(key, value, secrets)
+                    hidden += [key] if is_hidden else []
+                    found[allowed_name(key)[:MAX_KEY_LENGTH]] = text
+    if hidden:
+        names = ", ".join(map(repr, hidden[:MOST_NAMES])) + (", ..." * (len(hidden) > MOST_NAMES))
+        logger.info(
+            f"{HIDDEN} stands for secrets in {len(hidden)} parameter(s) of the MLflow run: {names}."
+            " Which words of a name make its value a secret is the key 'secrets' in mlflow.yml."
+        )
     return found
 
 
@@ -94,7 +104,7 @@ def new_parameters(
     return [(key, value) for key, value in parameters.items() if key not in known]
 
 
-def _flat(name: str, value: Any, secrets: Secrets) -> Iterator[tuple[str, str]]:
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if hasattr(value, "model_dump"):  # Kedro 1.3 and later make Pydantic models of parameters
         value = value.model_dump()
     elif is_dataclass(value) and not isinstance(value, type):
@@ -102,24 +112,27 @@ def _flat(name: str, value: Any, secrets: Secrets) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             below = str(key) if name == "parameters" else f"{name}.{key}"
-            yield from _flat(below, item, secrets)
+            yield from _flat(below, item)
     else:
-        text = secrets.redact(str(secrets.redact_parameter(name, value)))
-        yield secrets.redact(name), printable(text)
+        yield name, value
 
 
-def _truncated(name: str, value: str) -> tuple[str, str]:
-    key = allowed_name(name)[:MAX_KEY_LENGTH]
-    if len(value) > MAX_PARAM_LENGTH:
-        what = f"has {len(value)} characters; MLflow gets the first {MAX_PARAM_LENGTH}"
+def _text(name: str, value: Any, secrets: Secrets) -> tuple[str, bool]:
+    """What MLflow gets of a parameter, and whether something of it is hidden."""
+    shown = secrets.redact_parameter(name, value, MAX_PARAM_LENGTH)
+    whole, text = str(value), str(shown)
+    if not isinstance(value, str):
+        text = secrets.redact(text, MAX_PARAM_LENGTH)
+    if len(whole) > MAX_PARAM_LENGTH and text != HIDDEN:
+        what = f"has {len(whole)} characters; MLflow gets the first {MAX_PARAM_LENGTH}"
         logger.warning("The parameter %r %s.", name, what)
-    return key, value[:MAX_PARAM_LENGTH]
+    return printable(text), text != whole[:MAX_PARAM_LENGTH]
 
 
 def _command(secrets: Secrets) -> str:
     program = Path(sys.argv[0] if sys.argv else "")
     start = f"python -m {program.parent.name}" if program.name == "__main__.py" else program.name
-    return f"{start} {secrets.redact_command(sys.argv[1:])}".strip()
+    return f"{start} {secrets.redact_command(sys.argv[1:], MAX_TAG_LENGTH)}".strip()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .config import MlflowConfig, sqlite_uri
+from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.opening import NewRun, Resolved, open_destination
 from .delivery.outbox import Outbox, RunEnd, choose_outbox
@@ -23,6 +23,7 @@ from .process.mlflow_globals import activate, active_run
 from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import redact
+from .scanning.uris import sqlite_uri
 from .store.errors import TrackingError, reason
 from .store.sqlite import sqlite_path
 
@@ -179,7 +180,7 @@ class TrackedRun:
 
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
-        text = printable(self._config.redactor.redact(text))[:MAX_TAG_LENGTH]
+        text = printable(self._config.redactor.redact(text, MAX_TAG_LENGTH))
         before = self._run.data.tags if self._run else {}  # an external run may have failed before
         is_mended = status == "FINISHED" and Tag.ERROR in before
         written = status if self.owned_run_id else ""

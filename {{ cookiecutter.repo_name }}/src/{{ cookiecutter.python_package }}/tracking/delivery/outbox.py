@@ -13,10 +13,10 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import sqlite_uri
 from ..names import OUTBOX_FILE, OUTBOX_TABLE
 from ..points import Point
 from ..redaction import without_credentials
+from ..scanning.uris import sqlite_uri
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.sqlite import create_private, has_tables
 

@@ -6,7 +6,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from types import FunctionType
+from copy import copy
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..process.state import gc_paused_for_import
@@ -38,13 +39,14 @@ def make_client(tracking_uri: str, timeout: Callable[[], float]) -> MlflowClient
 
 
 def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
-    """A store like MLflow's of a tracking server, but with one try a request, and a time limit.
+    """A copy of MLflow's store of a tracking server, with one try a request, and a time limit.
 
     MLflow's own tries each request for up to 248 s, and takes other limits from environment
     variables only, which a node's own MLflow calls would feel, too. So MLflow's two functions
-    that make a request run here with another ``http_request``; all else in them stays.
+    that make a request run here with another ``http_request``; all else in them stays, and in the
+    store: its routes, headers and credentials, and the check of a workspace (MLflow 3.10 and
+    later).
     """
-    from mlflow.store.tracking.rest_store import RestStore
     from mlflow.utils import rest_utils
 
     def http_request(*arguments: Any, **options: Any) -> Any:
@@ -52,15 +54,20 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
         return rest_utils.http_request(*arguments, **options)
 
     call_endpoint = _with_globals(rest_utils.call_endpoint, http_request=http_request)
-    method = _with_globals(RestStore._call_endpoint, call_endpoint=call_endpoint)
-    kind: Any = type("OneTryStore", (RestStore,), {"_call_endpoint": method})
-    return kind(store.get_host_creds)
+    method = _with_globals(type(store)._call_endpoint, call_endpoint=call_endpoint)
+    server = copy(store)
+    server._call_endpoint = MethodType(method, server)
+    return server
 
 
 def _with_globals(function: Any, **names: Any) -> FunctionType:
     """The same function, but some of the global names that it uses mean something else."""
-    code, known, defaults = function.__code__, function.__globals__, function.__defaults__
-    return FunctionType(code, {**known, **names}, argdefs=defaults)
+    known = {**function.__globals__, **names}
+    same = FunctionType(
+        function.__code__, known, function.__name__, function.__defaults__, function.__closure__
+    )
+    same.__kwdefaults__ = function.__kwdefaults__
+    return same
 
 
 def probe_database(uri: str, seconds: float) -> None:

@@ -10,13 +10,14 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..config import decoded, sqlite_uri
 from ..names import OUTBOX_TABLE
+from ..scanning.uris import decoded, sqlite_uri
 from .errors import TrackingError
 
 if TYPE_CHECKING:
     import sqlite3
 
+OWNER_ONLY = 0o600
 # For how many seconds another process may create the store, and may hold it locked.
 CREATE_SECONDS, BUSY_SECONDS = 120.0, 2.0
 # MLflow migrates version by version: if the version has not changed for so many seconds, no other
@@ -123,6 +124,7 @@ def _make(path: Path) -> None:
         for left in path.parent.glob(f".{path.name}-new*"):  # of a process that was killed
             left.unlink()
         new = path.with_name(f".{path.name}-new")
+        create_private(new)
         store = SqlAlchemyStore(sqlite_uri(new), "mlruns")
         store.engine.dispose()
         create_private(path)
@@ -131,11 +133,16 @@ def _make(path: Path) -> None:
         new.unlink()
 
 
-def create_private(path: Path) -> None:
-    """Create an empty file that its owner alone can read, if there is none."""
+def create_private(path: Path, like: Path | None = None) -> None:
+    """Create a file for its owner alone, or for those who may use ``like``, if that is there.
+
+    Whatever the umask is. SQLite's own files beside it, such as ``-journal``, get its mode
+    (https://www.sqlite.org/src/file/src/os_unix.c, findCreateFileMode).
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with suppress(OSError):  # it is there; or SQLite will say what is wrong
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
+        path.chmod(like.stat().st_mode & 0o777 if like and like.exists() else OWNER_ONLY)
 
 
 def _copy_tables(source: Path, target: sqlite3.Connection) -> None:
@@ -163,9 +170,9 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
     Another process is waited for; with ``busy``, which is then the error, for 2 s only.
     """
-    with closing(
-        _open(path.with_name(f".{path.name}-lock"), BUSY_SECONDS if busy else CREATE_SECONDS)
-    ) as database:
+    lock = path.with_name(f".{path.name}-lock")
+    create_private(lock, like=path)
+    with closing(_open(lock, BUSY_SECONDS if busy else CREATE_SECONDS)) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
         except Exception:

@@ -1,0 +1,57 @@
+"""The URIs of stores: which MLflow knows, and how that of an SQLite file is written."""
+
+import re
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+import click
+
+SQLITE = "sqlite:///"
+# Of MLflow 3.17 (mlflow.tracking._tracking_service.utils); "" is a plain path. Plugins have others.
+SCHEMES = "", "file", "http", "https", "databricks", "sqlite", "postgresql", "mysql", "mssql"
+STORE_PLUGINS = "mlflow.tracking_store"  # their entry point, whose names are schemes
+
+
+def uri_problem(uri: str) -> str | None:
+    """What is wrong with a store's URI, as far as that can be seen without MLflow."""
+    found = re.match(r"([\w.+-]{2,}):", uri)  # one letter is a drive
+    scheme = found[1].lower().partition("+")[0] if found else ""
+    if uri in ("databricks-uc", "uc"):  # model registries, which MLflow takes for schemes, too
+        scheme = uri
+    if scheme not in SCHEMES and scheme not in entry_points(group=STORE_PLUGINS).names:
+        return (
+            "it is sqlite:///mlflow.db, http(s)://host:port, databricks, a URI of postgresql, mysql"
+            " or mssql, or of a scheme that a plugin of MLflow adds"
+        )
+    in_file = re.match(r"sqlite(\+\w+)?:///(?!:memory:|file:)[^?]+(?!.*\bmode=memory)", uri)
+    if scheme == "sqlite" and not in_file:  # in memory each thread and process would have its own
+        return "an SQLite store is a file, such as sqlite:///mlflow.db"
+    return None
+
+
+def sqlite_uri(path: Path) -> str:
+    """The URI of an SQLite file; a ClickException if SQLAlchemy, below 2.1, has none for it."""
+    text = path.as_posix()
+    odd = re.search("[%?]", text)
+    if odd and _decodes_percent():
+        # MLflow 3.17 creates the folder that the encoded text names: with slashes encoded, too, it
+        # is the one above the first odd one, which is there.
+        start = text.rfind("/", 0, odd.start()) + 1
+        text = text[:start] + quote(text[start:], safe=" ")
+    elif "?" in text:
+        raise click.ClickException(
+            f"The path {text} has a '?', where SQLite's URIs end; rename the folder or set"
+            " 'tracking_uri' in mlflow.yml to another path, or install sqlalchemy>=2.1."
+        )
+    return SQLITE + text
+
+
+def decoded(path: str) -> str:
+    """The path in an SQLite URI, as SQLAlchemy reads it."""
+    return unquote(path) if "%" in path and _decodes_percent() else path
+
+
+def _decodes_percent() -> bool:
+    """SQLAlchemy reads ``%25`` in a database's name as ``%`` from 2.1 on."""
+    return tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1)
