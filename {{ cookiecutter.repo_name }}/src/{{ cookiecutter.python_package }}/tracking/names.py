@@ -1,5 +1,8 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
+import re
+from reprlib import repr as short_repr
+
 # In the project's folder: an SQLite store with what could not be written to the tracking store.
 OUTBOX_FILE = "mlflow-spool.db"
 
@@ -41,3 +44,30 @@ MAX_STEP = 2**63 - 1
 # (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
 METRICS_PER_REQUEST = 1000
 PARAMS_PER_REQUEST = 100
+
+# MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
+# paths. A colon is replaced everywhere: a key is the same on all machines.
+_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
+
+
+def key_prefix(prefix: str, separator: str) -> str:
+    """What every key of a prefix begins with; nothing for the prefix ``""``."""
+    return allowed_name(prefix) + separator if prefix else ""
+
+
+def allowed_name(name: str) -> str:
+    """The name, with what MLflow refuses in it replaced by ``_``.
+
+    Allowed are letters, digits, ``_ - . /`` and spaces; not the paths ``a//b``, ``./a``, ``..``.
+    """
+    parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
+    return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
+
+
+def shown(value: object) -> str:
+    """A value and its type, in one line, for an error."""
+    try:
+        text = " ".join(short_repr(value).split())  # a data frame's has several lines
+    except Exception:  # an int of more than 4,300 digits has none
+        text = "something"
+    return f"{text} ({type(value).__name__})"

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..names import Tag
-from ..points import Point, allowed_name
+from ..names import Tag, allowed_name
+from ..points import Point
 from ..process.state import gc_paused, process_state
 from ..redaction import redact
 from . import queries
