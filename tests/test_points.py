@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import namedtuple
 from collections.abc import Iterator
 from datetime import datetime
 from decimal import Decimal
@@ -23,8 +22,8 @@ from hypothesis import strategies as st
 from kedro.io import DatasetError
 from lab.tracking.dataset import Binding, MlflowMetricsDataset
 from lab.tracking.delivery.route import Destination
-from lab.tracking.names import MAX_KEY_LENGTH, allowed_name
-from lab.tracking.points import PointsError, parse
+from lab.tracking.names import MAX_KEY_LENGTH
+from lab.tracking.points import PointsError, allowed_name, parse
 from mlflow import MlflowClient
 
 NOTHING = (None, None)
@@ -42,6 +41,22 @@ def points_of(data: Any) -> dict[str, list[Any]]:
         )
         for metric in parse(data)
     }
+
+
+class Epoch(NamedTuple):
+    value: float
+    step: int | None = None
+    timestamp: int | None = None
+
+
+class Backwards(NamedTuple):
+    step: float
+    value: float
+
+
+class Place(NamedTuple):
+    x: float
+    y: float
 
 
 class Tensor:
@@ -130,19 +145,13 @@ def test_points_with_steps_and_timestamps(value: Any, points: list[Any]) -> None
     assert points_of({"m": value}) == {"m": points}
 
 
-class Epoch(NamedTuple):
-    value: float
-    step: int | None = None
-    timestamp: int | None = None
-
-
 @pytest.mark.parametrize(
     ("value", "points"),
     [
         (Epoch(0.5, 3), [(0.5, 3, None)]),
         (Epoch(0.5), [(0.5, None, None)]),
         (Epoch(0.5, 3, 7), [(0.5, 3, 7)]),
-        (namedtuple("Pair", "step value")(3.0, 0.5), [(0.5, 3, None)]),
+        (Backwards(3.0, 0.5), [(0.5, 3, None)]),
         ([Epoch(0.5, 3), Epoch(0.6)], [(0.5, 3, None), (0.6, None, None)]),
     ],
 )
@@ -224,10 +233,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("polars frame", {"m": pl.DataFrame({"a": [1]})}, "'m' is .*DataFrame"),
     ("structured array", {"m": np.zeros(2, dtype=[("a", float), ("b", int)])}, "'m' has values of"),
     ("record", {"m": np.zeros(2, dtype=[("a", float), ("b", int)])[0]}, "'m' has values of"),
-    ("masked array", {"m": np.ma.array([1.0, 2.0], mask=[0, 1])}, "'m', item 1, is None"),
+    ("masked array", {"m": np.ma.array([1.0, 2.0], mask=[False, True])}, "'m', item 1, is None"),
     ("generator", {"m": (value for value in [1.0])}, "'m' is <generator"),
     ("range", {"m": range(3)}, r"'m' is range\(0, 3\)"),
-    ("named tuple", {"m": namedtuple("XY", "x y")(1.0, 2.0)}, "unknown field 'x'"),
+    ("named tuple", {"m": Place(1.0, 2.0)}, "unknown field 'x'"),
     ("a frame", pd.DataFrame({"a": [1.0], "b": [1.0]}), "mapping of names"),
     ("a date as step", {"m": {"value": 1.0, "step": np.timedelta64(5, "ns")}}, "has the step"),
     ("step not whole", {"m": {"value": 1.0, "step": 1.5}}, r"'m' has the step 1\.5"),
@@ -306,7 +315,7 @@ def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetrics
     run = MlflowClient(uri).create_run("0")
     dataset = MlflowMetricsDataset()
     destination = Destination(uri, run.info.run_id)
-    dataset.bind(Binding("m", prefix, separator, destination, is_new=True))
+    dataset.bind(Binding("m", prefix, separator, destination))
     return dataset
 
 
@@ -422,7 +431,7 @@ def test_a_prefix_does_not_pick_up_its_neighbours(uri: str) -> None:
     foo = bound(uri, "foo")
     for prefix in ("foobar", "FOO", "fo_"):
         neighbour = MlflowMetricsDataset(prefix=prefix)
-        neighbour.bind(Binding("n", prefix, ".", destination_of(foo), is_new=True))
+        neighbour.bind(Binding("n", prefix, ".", destination_of(foo)))
         neighbour.save({"x": 1.0})
     assert not foo.exists()
 

@@ -1,6 +1,5 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
-import re
 from reprlib import repr as short_repr
 
 # In the project's folder: an SQLite store with what could not be written to the tracking store.
@@ -45,23 +44,14 @@ MAX_STEP = 2**63 - 1
 METRICS_PER_REQUEST = 1000
 PARAMS_PER_REQUEST = 100
 
-# MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
-# paths. A colon is replaced everywhere: a key is the same on all machines.
-_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
-
-
-def key_prefix(prefix: str, separator: str) -> str:
-    """What every key of a prefix begins with; nothing for the prefix ``""``."""
-    return allowed_name(prefix) + separator if prefix else ""
-
-
-def allowed_name(name: str) -> str:
-    """The name, with what MLflow refuses in it replaced by ``_``.
-
-    Allowed are letters, digits, ``_ - . /`` and spaces; not the paths ``a//b``, ``./a``, ``..``.
-    """
-    parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
-    return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
+# What a point may be, for errors.
+A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
+A_STEP = "a step is a whole number that fits in 64 bits"
+A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
+A_METRIC = (
+    "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
+    " array of these, {step: v, ...}, or a mapping of names to metrics"
+)
 
 
 def shown(value: object) -> str:

@@ -2,23 +2,19 @@
 
 import math
 import numbers
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from reprlib import repr as short_repr
 from typing import Any, NamedTuple
 
-from .names import MAX_KEY_LENGTH, MAX_STEP, allowed_name, key_prefix, shown
+from .names import A_METRIC, A_STEP, A_TIMESTAMP, A_VALUE, MAX_KEY_LENGTH, MAX_STEP, shown
 
-A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
-A_STEP = "a step is a whole number that fits in 64 bits"
-A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
-A_METRIC = (
-    "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
-    " array of these, {step: v, ...}, or a mapping of names to metrics"
-)
+# MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
+# paths. A colon is replaced everywhere: a key is the same on all machines.
+_REFUSED_BY_MLFLOW = re.compile(r"[^/\w.\- ]")
 
 
 class PointsError(ValueError):
@@ -86,10 +82,10 @@ def parse(data: object, separator: str = ".") -> list[Points]:
     Raises:
         PointsError: Anything else, at any depth. Nothing is returned in part.
     """
-    if not isinstance(data, Mapping):
-        rule = "Metrics are a mapping of names to metrics"
-        raise PointsError(f"{rule}, not {shown(data)}; return a dict.")
-    return list(_walk(data, (), separator))
+    if isinstance(data, Mapping):
+        return list(_walk(data, (), separator))
+    rule = "Metrics are a mapping of names to metrics"
+    raise PointsError(f"{rule}, not {shown(data)}; return a dict.")
 
 
 def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
@@ -109,19 +105,30 @@ def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, 
             )
         if len(key) > MAX_KEY_LENGTH:
             raise PointsError(
-                f"The key {short_repr(key)} has {len(key)} characters; MLflow allows"
+                f"The key '{key[:40]}...' has {len(key)} characters; MLflow allows"
                 f" {MAX_KEY_LENGTH}. Shorten the metric's name or set a shorter 'prefix'."
             )
         keys[key] = metric
     return keys
 
 
+def key_prefix(prefix: str, separator: str) -> str:
+    """What every key of a prefix begins with; nothing for the prefix ``""``."""
+    return allowed_name(prefix) + separator if prefix else ""
+
+
+def allowed_name(name: str) -> str:
+    """The name, with what MLflow refuses in it, also the paths ``a//b``, ``./a``, as ``_``."""
+    parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
+    return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
+
+
 def _walk(data: Mapping[Any, Any], path: tuple[str, ...], separator: str) -> Iterator[Points]:
     for name, value in data.items():
         if not isinstance(name, str) or not name.strip():
             within = f" in {separator.join(path)!r}" if path else ""
-            rule = "a name is a non-empty string"
-            raise PointsError(f"The metric name {shown(name)}{within} is not one; {rule}.")
+            error = f"The metric name {shown(name)}{within} is not one"
+            raise PointsError(f"{error}; a name is a non-empty string.")
         full = (*path, name)
         if isinstance(value, Mapping) and not _is_point(value) and None in map(_as_int, value):
             yield from _walk(value, full, separator)  # a key is a name, and no step
@@ -140,10 +147,7 @@ def _metric(name: str, value: Any) -> Points:
         return Points(name, value, _steps_of(name, index))
     rows: list[tuple[float, int | None, int | None]]
     if isinstance(value, Mapping) and not _is_point(value):
-        rows = [
-            (_number(name, item, f"step {step}"), _step(name, step), None)
-            for step, item in value.items()
-        ]
+        rows = [(_number(name, v, f"step {s}"), _step(name, s), None) for s, v in value.items()]
     elif isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
         rows = [_row(name, item, f"item {number}") for number, item in enumerate(value)]
     elif isinstance(value, Mapping | tuple | numbers.Real | Decimal):
@@ -156,11 +160,10 @@ def _metric(name: str, value: Any) -> Points:
 
 def _steps_of(name: str, index: Any) -> Sequence[int] | None:
     """The steps that the index of a pandas Series gives, if it does."""
-    if not hasattr(index, "to_numpy"):
-        return None
-    is_default = type(index).__name__ == "RangeIndex" and (index.start, index.step) == (0, 1)
-    are_steps = not is_default and index.is_unique and None not in map(_as_int, index)
-    return [_step(name, label) for label in index] if are_steps else None
+    is_set = type(index).__name__ != "RangeIndex" or (index.start, index.step) != (0, 1)
+    if is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index):
+        return [_step(name, label) for label in index]
+    return None
 
 
 def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | None]:
@@ -180,8 +183,8 @@ def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | Non
     where = where if step is None else f"step {step}"
     stamp = _as_int(item["timestamp"]) if "timestamp" in item else None
     if "timestamp" in item and (stamp is None or not 0 <= stamp <= MAX_STEP):
-        given = shown(item["timestamp"])
-        raise PointsError(f"Metric {name!r}, {where}, has the timestamp {given}; {A_TIMESTAMP}.")
+        error = f"Metric {name!r}, {where}, has the timestamp {shown(item['timestamp'])}"
+        raise PointsError(f"{error}; {A_TIMESTAMP}.")
     return _number(name, item["value"], where), step, stamp
 
 
@@ -228,8 +231,7 @@ def _plain(name: str, value: Any) -> Any:
     """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is."""
     if type(value).__module__.startswith("polars.") and hasattr(value, "to_list"):
         return value.to_list()  # a Series; its to_numpy() makes NaN of a null
-    # NumPy, pandas, PyTorch, JAX and TensorFlow share it.
-    dimensions = getattr(value, "ndim", None)
+    dimensions = getattr(value, "ndim", None)  # of NumPy, pandas, PyTorch, JAX and TensorFlow
     if not isinstance(dimensions, int):
         return value
     if dimensions > 1:
@@ -244,7 +246,5 @@ def _plain(name: str, value: Any) -> Any:
         value = value.to_numpy()
     elif not hasattr(value, "tolist"):  # TensorFlow's tensors
         value = value.numpy()
-    is_array = dimensions and numpy and type(value) is numpy.ndarray
-    if is_array and value.dtype.char in "?bBhHiIlLqQefd":  # a longdouble may be too large
-        return value.astype(float, copy=False)
-    return value.tolist()
+    fits = type(value) is getattr(numpy, "ndarray", None) and value.dtype.char in "?bBhHiIlLqQefd"
+    return value.astype(float, copy=False) if fits and dimensions else value.tolist()

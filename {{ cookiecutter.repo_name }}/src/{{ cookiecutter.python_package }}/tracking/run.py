@@ -22,7 +22,8 @@ from .process.mlflow_globals import activate, active_run
 from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import Secrets, redact
-from .store.errors import reason
+from .store.errors import as_tracking_error, reason
+from .store.mlflow_store import store_at
 from .store.sqlite import sqlite_path
 
 if TYPE_CHECKING:
@@ -128,6 +129,22 @@ class TrackedRun:
         destination = Destination(uri, run_id, outbox)
         self._catalog_runs.append(delivery_to(destination))
         return destination
+
+    def newest_with(self, starts: Collection[str]) -> dict[str, Destination]:
+        """By what keys begin with, the run to read them from.
+
+        It is this run where it has them already, else the newest of its experiment that has.
+        """
+        if self._run is None or self.destination is None:
+            return {}
+        own = {
+            start for start in starts if any(k.startswith(start) for k in self._run.data.metrics)
+        }
+        store = store_at(self.destination.tracking_uri)
+        with as_tracking_error(store.uri):
+            found = store.newest_with(self._run.info.experiment_id, set(starts) - own)
+        others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
+        return others | dict.fromkeys(own, self.destination)
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
         """Write parameters. Those that MLflow does not take are left out, with a warning."""
