@@ -115,7 +115,7 @@ def test_a_save_enters_six_modules_in_one_direction(
     run_id = MlflowClient(uri).create_run("0").info.run_id
     outbox = Outbox(tmp_path / "outbox.db", uri)
     dataset = MlflowMetricsDataset()
-    dataset.bind(Binding("m", "m", ".", Destination(uri, run_id, outbox), is_new=True))
+    dataset.bind(Binding("m", "m", ".", Destination(uri, run_id, outbox)))
     dataset.save({"warm": 0.0})  # the first makes MLflow's client
     delivery = delivery_to(Destination(uri, run_id, outbox))
     if gathered:

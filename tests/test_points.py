@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from helpers import examples
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +43,22 @@ def points_of(data: Any) -> dict[str, list[Any]]:
     }
 
 
+class Epoch(NamedTuple):
+    value: float
+    step: int | None = None
+    timestamp: int | None = None
+
+
+class Backwards(NamedTuple):
+    step: float
+    value: float
+
+
+class Place(NamedTuple):
+    x: float
+    y: float
+
+
 class Tensor:
     """As PyTorch's: `ndim`, `tolist` and `item`, and no NumPy array without a detour."""
 
@@ -61,6 +80,8 @@ class Tensor:
         1.0,
         True,
         Fraction(1),
+        Decimal(1),
+        np.longdouble(1),
         np.float16(1),
         np.float32(1),
         np.float64(1),
@@ -89,6 +110,10 @@ def test_a_real_number_is_one_point_at_the_next_step(value: Any) -> None:
         np.array([1, 2], dtype=np.int32),
         pd.Series([1.0, 2.0], index=["a", "b"]),
         pd.Series([1, 2], dtype="Int64"),
+        pl.Series([1.0, 2.0]),
+        pl.Series([1, 2]),
+        np.array([1, 2], dtype=np.longdouble),
+        [Decimal(1), np.longdouble(2)],
         Tensor([1.0, 2.0]),
         [np.float32(1), Tensor(2.0)],
         [{"value": 1}, 2.0],
@@ -120,6 +145,48 @@ def test_points_with_steps_and_timestamps(value: Any, points: list[Any]) -> None
     assert points_of({"m": value}) == {"m": points}
 
 
+@pytest.mark.parametrize(
+    ("value", "points"),
+    [
+        (Epoch(0.5, 3), [(0.5, 3, None)]),
+        (Epoch(0.5), [(0.5, None, None)]),
+        (Epoch(0.5, 3, 7), [(0.5, 3, 7)]),
+        (Backwards(3.0, 0.5), [(0.5, 3, None)]),
+        ([Epoch(0.5, 3), Epoch(0.6)], [(0.5, 3, None), (0.6, None, None)]),
+    ],
+)
+def test_a_named_tuple_is_one_point(value: Any, points: list[Any]) -> None:
+    assert points_of({"m": value}) == {"m": points}
+
+
+@pytest.mark.parametrize(
+    ("index", "steps"),
+    [
+        (None, [None, None]),  # pandas' own
+        ([10, 20], [10, 20]),
+        ([5, 2], [5, 2]),
+        ([-1, 0], [-1, 0]),
+        (pd.Index([0, 1]), [0, 1]),
+        (pd.RangeIndex(5, 7), [5, 6]),  # the end of a longer series
+        (pd.Index([1.0, 2.0]), [1, 2]),
+        ([1.5, 2.0], [None, None]),
+        ([0, 0], [None, None]),
+        (["cat", "dog"], [None, None]),
+        ([True, False], [None, None]),
+        (pd.to_datetime(["2026-01-01", "2026-01-02"]), [None, None]),
+        (pd.MultiIndex.from_tuples([(1, 2), (3, 4)]), [None, None]),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [float, int, object, "Int64"])
+def test_an_index_of_unique_whole_numbers_gives_the_steps(
+    index: Any, steps: list[Any], dtype: Any
+) -> None:
+    series = pd.Series([1, 2], index=index, dtype=dtype)
+
+    assert points_of({"m": series}) == {"m": [(1.0, steps[0], None), (2.0, steps[1], None)]}
+
+
 def test_nested_names_are_joined_by_the_separator() -> None:
     data = {"train": {"loss": 0.1, "by_class": {"cat": [1.0]}}, "test": {"loss": {"value": 0.2}}}
 
@@ -146,6 +213,32 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("array of objects", {"m": np.array([1.0, None])}, "'m', item 1"),
     ("set", {"m": {1.0}}, "'m'"),
     ("too large", {"m": 10**400}, "'m'"),
+    ("too large to print", {"m": 10**5000}, "'m', its value, is"),
+    ("too large a fraction", {"m": Fraction(10**400)}, "'m', its value"),
+    ("too large a decimal", {"m": Decimal("1e400")}, "'m', its value"),
+    ("signalling NaN", {"m": Decimal("sNaN")}, "'m', its value"),
+    ("too large a longdouble", {"m": np.longdouble("1e400")}, "'m', its value"),
+    ("too large in an array", {"m": np.array(["1e400"], dtype=np.longdouble)}, "'m', item 0"),
+    ("step too large for a float", {"m": {"value": 1.0, "step": 10**400}}, "has the step 1000"),
+    ("key too large for a float", {"m": {10**400: 1.0}}, "has the step 1000"),
+    ("timestamp too large", {"m": {"value": 1.0, "timestamp": 10**400}}, "timestamp 1000"),
+    ("datetime", {"m": datetime(2026, 1, 1)}, r"'m' is datetime"),
+    ("date in nanoseconds", {"m": np.datetime64("2026-01-01", "ns")}, r"type datetime64\[ns\]"),
+    ("dates", {"m": np.array(["2026-01-01"], dtype="M8[ns]")}, r"type datetime64\[ns\]"),
+    ("span of time", {"m": np.timedelta64(5, "ns")}, r"type timedelta64\[ns\]"),
+    ("pandas dates", {"m": pd.Series(pd.to_datetime(["2026-01-01"]))}, "type datetime64"),
+    ("pandas date", {"m": pd.Timestamp(2026, 1, 1)}, "'m' is Timestamp"),
+    ("series with NA", {"m": pd.Series([1, None], dtype="Int64")}, "'m', item 1, is <NA>"),
+    ("polars null", {"m": pl.Series([1, None])}, "'m', item 1, is None"),
+    ("polars frame", {"m": pl.DataFrame({"a": [1]})}, "'m' is .*DataFrame"),
+    ("structured array", {"m": np.zeros(2, dtype=[("a", float), ("b", int)])}, "'m' has values of"),
+    ("record", {"m": np.zeros(2, dtype=[("a", float), ("b", int)])[0]}, "'m' has values of"),
+    ("masked array", {"m": np.ma.array([1.0, 2.0], mask=[False, True])}, "'m', item 1, is None"),
+    ("generator", {"m": (value for value in [1.0])}, "'m' is <generator"),
+    ("range", {"m": range(3)}, r"'m' is range\(0, 3\)"),
+    ("named tuple", {"m": Place(1.0, 2.0)}, "unknown field 'x'"),
+    ("a frame", pd.DataFrame({"a": [1.0], "b": [1.0]}), "mapping of names"),
+    ("a date as step", {"m": {"value": 1.0, "step": np.timedelta64(5, "ns")}}, "has the step"),
     ("step not whole", {"m": {"value": 1.0, "step": 1.5}}, r"'m' has the step 1\.5"),
     ("step is text", {"m": {"value": 1.0, "step": "1"}}, "'m' has the step '1'"),
     ("step is true", {"m": {"value": 1.0, "step": True}}, "'m' has the step True"),
@@ -222,7 +315,7 @@ def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetrics
     run = MlflowClient(uri).create_run("0")
     dataset = MlflowMetricsDataset()
     destination = Destination(uri, run.info.run_id)
-    dataset.bind(Binding("m", prefix, separator, destination, is_new=True))
+    dataset.bind(Binding("m", prefix, separator, destination))
     return dataset
 
 
@@ -338,7 +431,7 @@ def test_a_prefix_does_not_pick_up_its_neighbours(uri: str) -> None:
     foo = bound(uri, "foo")
     for prefix in ("foobar", "FOO", "fo_"):
         neighbour = MlflowMetricsDataset(prefix=prefix)
-        neighbour.bind(Binding("n", prefix, ".", destination_of(foo), is_new=True))
+        neighbour.bind(Binding("n", prefix, ".", destination_of(foo)))
         neighbour.save({"x": 1.0})
     assert not foo.exists()
 
@@ -412,6 +505,8 @@ metrics = st.one_of(
     points,
     st.lists(points, max_size=5),
     st.lists(st.floats(-1e300, 1e300), max_size=5).map(np.array),
+    st.builds(Epoch, reals, steps),
+    st.dictionaries(steps, st.floats(-1e300, 1e300), min_size=1, max_size=5).map(pd.Series),
     st.dictionaries(steps, reals, min_size=1, max_size=5),
 )
 payloads = st.dictionaries(
@@ -438,7 +533,8 @@ def expected(data: Any) -> dict[str, set[tuple[int, str]]]:
 
 def _expected(data: Any) -> dict[str, set[tuple[int, str]]]:
     found: dict[str, set[tuple[int, str]]] = {}
-    for name, metric in data.items():
+    for name, given_metric in data.items():
+        metric = _as_mapping(given_metric)
         if isinstance(metric, dict) and metric and "value" not in metric and _named(metric):
             found |= {f"{name}.{inner}": rows for inner, rows in _expected(metric).items()}
             continue
@@ -451,6 +547,13 @@ def _expected(data: Any) -> dict[str, set[tuple[int, str]]]:
             last = point.get("step", last + 1)
             found[name].add((int(last), repr(float(point["value"]) + 0.0)))
     return found
+
+
+def _as_mapping(metric: Any) -> Any:
+    """A named tuple or a Series as the mapping that means the same."""
+    if isinstance(metric, Epoch):
+        return {"value": metric.value, "step": metric.step}
+    return metric.to_dict() if isinstance(metric, pd.Series) else metric
 
 
 def _named(metric: dict[Any, Any]) -> bool:

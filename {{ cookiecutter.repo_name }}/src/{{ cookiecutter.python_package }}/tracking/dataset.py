@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from .points import Points, PointsError, allowed_name, by_key, key_prefix, parse
 if TYPE_CHECKING:
     from .delivery.delivery import Delivery
     from .delivery.route import Destination
+    from .store.queries import History
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +29,14 @@ class Binding:
     prefix: str
     separator: str  # stands between the prefix and a metric's name
     destination: Destination | None  # the MLflow run; None where tracking is off
-    is_new: bool = False  # nothing has been written to that run, so steps begin at 0
+    sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
+    hint: str = ""  # a sentence about where the entry comes from, for errors
+
+    @property
+    def start(self) -> str:
+        """What every key of the dataset begins with."""
+        return key_prefix(self.prefix, self.separator)
 
 
 class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
@@ -48,6 +56,10 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         my_other_metrics:
           type: my_project.tracking.MlflowMetricsDataset
           prefix: foo
+
+    ``load`` reads the current MLflow run. An input of the pipeline (``kedro run --nodes``) and,
+    with ``--only-missing-outputs``, what this run has not made, is read from the newest run of the
+    experiment that has it. ``exists`` is whether ``load`` would find something.
 
     In a node; ``points.parse`` lists all that it may return:
 
@@ -77,15 +89,13 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.prefix = prefix
         self.run_id = run_id or None
         self._binding: Binding | None = None
-        self._next_steps: dict[str, int] | None = None
-        self._own_next_steps: dict[str, int] = {}
+        entry = _entry_being_built()
+        self._prefix = entry.partition("@")[0] if prefix is None and entry else prefix
         self._warned: set[str] = set()
 
     def bind(self, binding: Binding) -> None:
         """Give the dataset its prefix and its MLflow run."""
         self._binding = binding
-        self._next_steps = {} if binding.is_new and not binding.overlapping else None
-        self._own_next_steps = {}
 
     def save(self, data: Mapping[str, Any]) -> None:
         """Write metrics (see ``points.parse``): all of them, or none where one is not allowed.
@@ -97,17 +107,17 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         try:
             metrics = by_key(parse(data, binding.separator), binding.prefix, binding.separator)
             delivery = _delivery_of(binding)
-            next_steps = self._next_steps_by_key(binding, delivery, metrics) if delivery else {}
-            steps = {key: each.numbered(next_steps.get(key, 0)) for key, each in metrics.items()}
+            if delivery is None:
+                _ = [metric.numbered(0) for metric in metrics.values()]
+                return
+            if not all(metric.has_steps for metric in metrics.values()):
+                delivery.look_up_steps(binding.name, again=self._binding is None)
+            steps = delivery.steps.number(metrics, binding.name)
         except PointsError as error:
-            raise DatasetError(f"{error} Nothing of {binding.name!r} was written.") from None
-        if delivery is None:
-            return
-        self._warn_about(metrics, binding, next_steps)
+            hint = "" if isinstance(data, Mapping) else binding.hint
+            raise DatasetError(f"{error} Nothing of {binding.name!r} was written.{hint}") from None
+        self._warn_about(metrics, binding, delivery)
         delivery.send(metrics, steps)
-        for key in metrics:
-            next_steps[key] = max(next_steps.get(key, 0), max(steps[key], default=-1) + 1)
-            self._own_next_steps[key] = next_steps[key]
 
     def load(self) -> dict[str, Any]:
         """Read the metrics back, without the prefix.
@@ -117,11 +127,11 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             order where there are several. Nested names are joined by the separator.
         """
         binding = self._binding or self._unbound()
-        delivery = _delivery_of(binding)
-        if delivery is None:
+        if binding.destination is None:
             raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
-        start = key_prefix(binding.prefix, binding.separator)
-        histories = delivery.histories(start)
+        start = binding.start
+        found = (delivery.histories(start) for delivery in _to_read(binding))
+        histories: History = next(filter(None, found), {})
         return {key.removeprefix(start): _restored(points) for key, points in histories.items()}
 
     def _exists(self) -> bool:
@@ -129,28 +139,25 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             binding = self._binding or self._unbound()
         except DatasetError:  # no run
             return False
-        delivery = _delivery_of(binding)
-        if delivery is None:
-            return False
         from mlflow.exceptions import MlflowException
 
-        start = key_prefix(binding.prefix, binding.separator)
+        keys = (key for delivery in _to_read(binding) for key in delivery.last_steps())
         try:
-            return any(key.startswith(start) for key in delivery.last_steps())
+            return any(key.startswith(binding.start) for key in keys)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return False
             raise
 
     def _describe(self) -> dict[str, Any]:
-        prefix = self._binding.prefix if self._binding else self.prefix
+        prefix = self._binding.prefix if self._binding else self._prefix
         return {"prefix": prefix, "run_id": self.run_id}
 
     def _unbound(self) -> Binding:
         """Without the hook: the run named here, else the active one, of the project's store."""
         from .process.mlflow_globals import active_run
 
-        config, prefix, run_id = current_config(), self.prefix or "", self.run_id
+        config, prefix, run_id = current_config(), self._prefix or "", self.run_id
         if run_id and config:
             uri = config.tracking_uri
         elif run_id:
@@ -169,25 +176,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         separator = config.separator if config else "."
         return Binding(prefix, prefix, separator, Destination(uri, run_id))
 
-    def _next_steps_by_key(
-        self, binding: Binding, delivery: Delivery, metrics: Mapping[str, Points]
-    ) -> dict[str, int]:
-        """By key, the step after the last. Asked of the store where others write to it, too."""
-        if self._next_steps is not None:
-            return self._next_steps
-        if not binding.overlapping and all(metric.has_steps for metric in metrics.values()):
-            return {}  # and one request less
-        next_steps = {key: max(step + 1, 0) for key, step in delivery.last_steps().items()}
-        if self._binding is not None:
-            # In an outage the store may not have them yet.
-            for key, step in self._own_next_steps.items():
-                next_steps[key] = max(step, next_steps.get(key, 0))
-            if not binding.overlapping and not delivery.route.breaker.error:
-                self._next_steps = next_steps
-        return next_steps
-
     def _warn_about(
-        self, metrics: Mapping[str, Points], binding: Binding, next_steps: Mapping[str, int]
+        self, metrics: Mapping[str, Points], binding: Binding, delivery: Delivery
     ) -> None:
         name = binding.name
         for key, metric in metrics.items():
@@ -198,7 +188,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                     f"MLflow does not allow the metric name {metric.name!r} of {name!r}; the key"
                     f" is {key!r}."
                 )
-            if binding.overlapping and key in next_steps and key not in self._own_next_steps:
+            if binding.overlapping and delivery.steps.writers[key] != name:
                 others = " or ".join(map(repr, binding.overlapping))
                 self._warn(
                     f"The metrics datasets {name!r} and {others} both write the key {key!r};"
@@ -212,6 +202,19 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             logger.warning(message)
 
 
+def _entry_being_built() -> str | None:
+    """The name of the catalog entry that is being built, if one is.
+
+    Kedro (1.0 to 1.7) does not tell it: it is an argument of the ``from_config`` that calls us.
+    """
+    code = AbstractDataset.from_config.__func__.__code__  # type: ignore[attr-defined]
+    frame, name = sys._getframe(), None
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code is code:
+            name = frame.f_locals["name"]  # the outermost: CachedDataset's inner one is "_cached"
+    return name
+
+
 def _delivery_of(binding: Binding) -> Delivery | None:
     """This process's delivery to the dataset's run; None where tracking is off."""
     if binding.destination is None:
@@ -220,6 +223,16 @@ def _delivery_of(binding: Binding) -> Delivery | None:
     from .delivery.delivery import delivery_to
 
     return delivery_to(binding.destination)
+
+
+def _to_read(binding: Binding) -> list[Delivery]:
+    """Deliveries to the MLflow runs to read from, in this order."""
+    if binding.destination is None:
+        return []
+    from .delivery.delivery import Delivery, delivery_to
+
+    own = binding.destination
+    return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
 
 
 def _restored(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:

@@ -6,21 +6,18 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kedro.config import MissingConfigException
 from kedro.framework.hooks import hook_impl
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
 from .config import ConfigError, MlflowConfig, current_config, register_context
 from .dataset import Binding, MlflowMetricsDataset
-from .points import key_prefix
 
 if TYPE_CHECKING:
-    from kedro.config import AbstractConfigLoader
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
@@ -45,10 +42,9 @@ class MlflowPipelineHook:
     # what it is read with (OmegaConf's resolvers, patterns, another loader).
     @hook_impl(wrapper=True, tryfirst=True)
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
-        """Take note of the configuration; name the metrics datasets after their entries."""
+        """Take note of the configuration."""
         result = yield
         register_context(context.config_loader, context.project_path)
-        _set_default_prefixes(context.config_loader)
         ipython = sys.modules.get("IPython")
         if ipython and ipython.get_ipython() and (config := current_config()):
             _set_notebook(config)
@@ -109,7 +105,7 @@ class MlflowPipelineHook:
             return
         datasets = _metrics_datasets(pipeline, catalog)
         if config.track == "never" or (config.track == "auto" and not datasets):
-            _bind(datasets, config.separator, None)
+            _bind(datasets, config.separator, None, catalog)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
@@ -123,7 +119,12 @@ class MlflowPipelineHook:
         weakref.finalize(catalog, self._close_collected, id(catalog)).atexit = False
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
-        _bind(datasets, config.separator, run)
+        bindings = _bind(datasets, config.separator, run, catalog)
+        inputs = datasets.keys() & pipeline.inputs()
+        # Kedro 1.7 asks each output whether it exists, after this event.
+        missing_only = run_params.get("only_missing_outputs")
+        read = {name: each for name, each in datasets.items() if missing_only or name in inputs}
+        _bind_sources(run, read, bindings, inputs)
 
 
 def _set_notebook(config: MlflowConfig) -> None:
@@ -155,47 +156,75 @@ def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlf
 
 
 def _bind(
-    datasets: Mapping[str, MlflowMetricsDataset], separator: str, run: TrackedRun | None
-) -> None:
+    datasets: Mapping[str, MlflowMetricsDataset],
+    separator: str,
+    run: TrackedRun | None,
+    catalog: DataCatalog,
+) -> dict[str, Binding]:
     bindings = {}
     for name, dataset in datasets.items():
         destination = run.destination if run else None
         if run and dataset.run_id:
             destination = run.destination_of(dataset.run_id)
-        prefix = _prefix(name) if dataset.prefix is None else dataset.prefix
-        is_new = bool(run and run.owned_run_id) and not dataset.run_id
-        bindings[name] = Binding(name, prefix, separator, destination, is_new)
-    starts = {name: key_prefix(binding.prefix, separator) for name, binding in bindings.items()}
+        # Without what Kedro calls transcoding, ``metrics@best``.
+        prefix = name.partition("@")[0] if dataset.prefix is None else dataset.prefix
+        hint = _hint(catalog, name)
+        bindings[name] = Binding(name, prefix, separator, destination, hint=hint)
     for name, dataset in datasets.items():
+        start = bindings[name].start
         overlapping = tuple(
             other
-            for other, start in starts.items()
+            for other, binding in bindings.items()
             if other != name
             and datasets[other].run_id == dataset.run_id
-            and (start.startswith(starts[name]) or starts[name].startswith(start))
+            and (start.startswith(binding.start) or binding.start.startswith(start))
         )
-        dataset.bind(replace(bindings[name], overlapping=overlapping))
+        bindings[name] = replace(bindings[name], overlapping=overlapping)
+        dataset.bind(bindings[name])
+    return bindings
 
 
-def _prefix(name: str) -> str:
-    """The dataset's name, without what Kedro calls transcoding: ``metrics@best``."""
-    return name.partition("@")[0]
+def _hint(catalog: DataCatalog, name: str) -> str:
+    """That an entry comes from a dataset factory, as a sentence; nothing if it does not."""
+    resolver = catalog.config_resolver
+    if name in resolver.config:
+        return ""
+    pattern = resolver.match_dataset_pattern(name) or resolver.match_user_catch_all_pattern(name)
+    if pattern is None:
+        return ""
+    return (
+        f" {name!r} is a metrics dataset by the pattern {pattern!r} of the catalog; if it is not"
+        f" one, add an entry {name!r} with the right 'type' to the catalog."
+    )
 
 
-def _set_default_prefixes(loader: AbstractConfigLoader) -> None:
-    """Give each metrics dataset its catalog name as prefix, in the configuration itself.
+def _bind_sources(
+    run: TrackedRun,
+    datasets: Mapping[str, MlflowMetricsDataset],
+    bindings: Mapping[str, Binding],
+    inputs: Set[str],
+) -> None:
+    """Tell each of these datasets from which MLflow runs to read; ``inputs`` are not made here.
 
-    So it has one in a notebook too, where no pipeline runs. The name of a dataset factory,
-    ``{name}_metrics``, is filled in by Kedro, like any value of its entry.
+    Raises:
+        TrackingError: An input that no run has.
     """
-    try:
-        entries = loader["catalog"]
-    except (KeyError, MissingConfigException):
-        return
-    for name, entry in entries.items():
-        parts: tuple[Any, ...] = (entry, entry.get("dataset")) if isinstance(entry, dict) else ()
-        for config in parts:
-            kind = str(isinstance(config, dict) and config.get("type")).rpartition(".")[2]
-            if kind == MlflowMetricsDataset.__name__ and config.get("prefix") is None:
-                config["prefix"] = _prefix(str(name))
-    loader["catalog"] = entries  # AbstractConfigLoader is a dict: what is set is not read again
+    from .store.errors import TrackingError
+
+    starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
+    newest = run.newest_with(starts) if starts else {}
+    for name, dataset in datasets.items():
+        binding = bindings[name]
+        own, source = binding.destination, newest.get(binding.start)
+        if dataset.run_id:  # that run, and no other
+            source = own if dataset.exists() else None
+        if name in inputs and source is None:
+            raise TrackingError(
+                f"{name!r} is an input of this pipeline, and no MLflow run of the experiment has"
+                f" metrics that begin with {binding.start!r}; run the nodes that make it, too, or"
+                f" give its entry in the catalog the 'run_id' of a run that has it.{binding.hint}"
+            )
+        if source and source != own:
+            logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
+        sources = (source,) if name in inputs else (own, source)
+        dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))

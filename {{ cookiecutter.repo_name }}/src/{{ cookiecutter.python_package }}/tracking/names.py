@@ -1,5 +1,7 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
+from reprlib import repr as short_repr
+
 # An SQLite file with what could not be written to the tracking store: requests, in this table, and
 # whole runs, in MLflow's.
 OUTBOX_FILE = "mlflow-spool.db"
@@ -43,3 +45,21 @@ MAX_STEP = 2**63 - 1
 # (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
 METRICS_PER_REQUEST = 1000
 PARAMS_PER_REQUEST = 100
+
+# What a point may be, for errors.
+A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
+A_STEP = "a step is a whole number that fits in 64 bits"
+A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
+A_METRIC = (
+    "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
+    " array of these, {step: v, ...}, or a mapping of names to metrics"
+)
+
+
+def shown(value: object) -> str:
+    """A value and its type, in one line, for an error."""
+    try:
+        text = " ".join(short_repr(value).split())  # a data frame's has several lines
+    except Exception:  # an int of more than 4,300 digits has none
+        text = "something"
+    return f"{text} ({type(value).__name__})"

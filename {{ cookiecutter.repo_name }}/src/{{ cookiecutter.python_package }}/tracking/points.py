@@ -7,18 +7,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from reprlib import repr as short_repr
+from decimal import Decimal
 from typing import Any, NamedTuple
 
-from .names import MAX_KEY_LENGTH, MAX_STEP
-
-A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
-A_STEP = "a step is a whole number that fits in 64 bits"
-A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
-A_METRIC = (
-    "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
-    " array of these, {step: v, ...}, or a mapping of names to metrics"
-)
+from .names import A_METRIC, A_STEP, A_TIMESTAMP, A_VALUE, MAX_KEY_LENGTH, MAX_STEP, shown
 
 # MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
 # paths. A colon is replaced everywhere: a key is the same on all machines.
@@ -80,7 +72,9 @@ def parse(data: object, separator: str = ".") -> list[Points]:
 
             - a real number: one point at the next step;
             - ``{"value": v}``, with ``"step"`` and ``"timestamp"`` (ms) if wanted: one point;
-            - a list, tuple, 1-d array or Series of these: one point each;
+            - a list, tuple, 1-d array or Series of these: one point each. A Series' index of unique
+              whole numbers gives the steps, except pandas' default one; other labels say nothing;
+            - a named tuple with the fields of a point: one point;
             - ``{step: v, ...}`` with whole-number keys: one point each;
             - a mapping of names to metrics: the same, one level down.
         separator: Joins the names of nested mappings.
@@ -88,10 +82,10 @@ def parse(data: object, separator: str = ".") -> list[Points]:
     Raises:
         PointsError: Anything else, at any depth. Nothing is returned in part.
     """
-    if not isinstance(data, Mapping):
-        given = _shown(data)
-        raise PointsError(f"Metrics are a mapping of names to metrics, not {given}; return a dict.")
-    return list(_walk(data, (), separator))
+    if isinstance(data, Mapping):
+        return list(_walk(data, (), separator))
+    rule = "Metrics are a mapping of names to metrics"
+    raise PointsError(f"{rule}, not {shown(data)}; return a dict.")
 
 
 def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
@@ -111,7 +105,7 @@ def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, 
             )
         if len(key) > MAX_KEY_LENGTH:
             raise PointsError(
-                f"The key {short_repr(key)} has {len(key)} characters; MLflow allows"
+                f"The key '{key[:40]}...' has {len(key)} characters; MLflow allows"
                 f" {MAX_KEY_LENGTH}. Shorten the metric's name or set a shorter 'prefix'."
             )
         keys[key] = metric
@@ -124,10 +118,7 @@ def key_prefix(prefix: str, separator: str) -> str:
 
 
 def allowed_name(name: str) -> str:
-    """The name, with what MLflow refuses in it replaced by ``_``.
-
-    Allowed are letters, digits, ``_ - . /`` and spaces; not the paths ``a//b``, ``./a``, ``..``.
-    """
+    """The name, with what MLflow refuses in it, also the paths ``a//b``, ``./a``, as ``_``."""
     parts = _REFUSED_BY_MLFLOW.sub("_", name).split("/")
     return "/".join("_" * max(len(part), 1) if part in ("", ".", "..") else part for part in parts)
 
@@ -136,8 +127,8 @@ def _walk(data: Mapping[Any, Any], path: tuple[str, ...], separator: str) -> Ite
     for name, value in data.items():
         if not isinstance(name, str) or not name.strip():
             within = f" in {separator.join(path)!r}" if path else ""
-            rule = "a name is a non-empty string"
-            raise PointsError(f"The metric name {_shown(name)}{within} is not one; {rule}.")
+            error = f"The metric name {shown(name)}{within} is not one"
+            raise PointsError(f"{error}; a name is a non-empty string.")
         full = (*path, name)
         if isinstance(value, Mapping) and not _is_point(value) and None in map(_as_int, value):
             yield from _walk(value, full, separator)  # a key is a name, and no step
@@ -150,92 +141,110 @@ def _is_point(value: Mapping[Any, Any]) -> bool:
 
 
 def _metric(name: str, value: Any) -> Points:
+    index = getattr(value, "index", None)  # pandas'; of a list it is a method
     value = _plain(name, value)
     if _is_numbers(value):
-        return Points(name, value)
+        return Points(name, value, _steps_of(name, index))
     rows: list[tuple[float, int | None, int | None]]
     if isinstance(value, Mapping) and not _is_point(value):
-        rows = [
-            (_number(name, item, f"step {step}"), _step(name, step), None)
-            for step, item in value.items()
-        ]
-    elif isinstance(value, list | tuple):
-        rows = [_row(name, item, f"item {index}") for index, item in enumerate(value)]
-    elif isinstance(value, Mapping | numbers.Real):
+        rows = [(_number(name, v, f"step {s}"), _step(name, s), None) for s, v in value.items()]
+    elif isinstance(value, list | tuple) and not hasattr(value, "_asdict"):
+        rows = [_row(name, item, f"item {number}") for number, item in enumerate(value)]
+    elif isinstance(value, Mapping | tuple | numbers.Real | Decimal):
         rows = [_row(name, value, "its value")]
     else:
-        raise PointsError(f"Metric {name!r} is {_shown(value)}; {A_METRIC}.")
+        raise PointsError(f"Metric {name!r} is {shown(value)}; {A_METRIC}.")
     values, steps, timestamps = zip(*rows, strict=True) if rows else ((), (), ())
-    return Points(name, values, steps, timestamps)
+    return Points(name, values, _steps_of(name, index) or steps, timestamps)
+
+
+def _steps_of(name: str, index: Any) -> Sequence[int] | None:
+    """The steps that the index of a pandas Series gives, if it does."""
+    is_set = type(index).__name__ != "RangeIndex" or (index.start, index.step) != (0, 1)
+    if is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index):
+        return [_step(name, label) for label in index]
+    return None
 
 
 def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | None]:
+    if hasattr(item, "_asdict"):  # a named tuple, whose fields may be None by default
+        fields = item._asdict().items()
+        item = {key: field for key, field in fields if field is not None or key == "value"}
     if not isinstance(item, Mapping):
         return _number(name, item, where), None, None
     unknown = [key for key in item if key not in ("value", "step", "timestamp")]
     if unknown or "value" not in item:
         problem = f"the unknown field {unknown[0]!r}" if unknown else "no 'value'"
         raise PointsError(
-            f"A point of metric {name!r} has {problem} ({short_repr(dict(item))});"
+            f"A point of metric {name!r} has {problem}, {shown(dict(item))};"
             " a point has 'value' and, if wanted, 'step' and 'timestamp'."
         )
     step = _step(name, item["step"]) if "step" in item else None
     where = where if step is None else f"step {step}"
     stamp = _as_int(item["timestamp"]) if "timestamp" in item else None
     if "timestamp" in item and (stamp is None or not 0 <= stamp <= MAX_STEP):
-        given = _shown(item["timestamp"])
-        raise PointsError(f"Metric {name!r}, {where}, has the timestamp {given}; {A_TIMESTAMP}.")
+        error = f"Metric {name!r}, {where}, has the timestamp {shown(item['timestamp'])}"
+        raise PointsError(f"{error}; {A_TIMESTAMP}.")
     return _number(name, item["value"], where), step, stamp
 
 
 def _number(name: str, value: Any, where: str) -> float:
     scalar = _plain(name, value)
-    with suppress(OverflowError):
-        if isinstance(scalar, numbers.Real):
-            return float(scalar)
-    raise PointsError(f"Metric {name!r}, {where}, is {_shown(value)}; {A_VALUE}.")
+    with suppress(OverflowError, ValueError):  # 10**400; a signalling NaN
+        if isinstance(scalar, numbers.Real | Decimal):
+            number = float(scalar)
+            if not math.isinf(number) or scalar == number:  # and not too large for a float
+                return number
+    raise PointsError(f"Metric {name!r}, {where}, is {shown(value)}; {A_VALUE}.")
 
 
 def _step(name: str, value: Any) -> int:
     step = _as_int(value)
     if step is None or abs(step) > MAX_STEP:
-        raise PointsError(f"Metric {name!r} has the step {_shown(value)}; {A_STEP}.")
+        raise PointsError(f"Metric {name!r} has the step {shown(value)}; {A_STEP}.")
     return step
 
 
 def _as_int(value: Any) -> int | None:
     """The value as an int, if it is one: 3, ``numpy.int64(3)`` or 3.0; not True, not "3"."""
-    value = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if math.isfinite(value) and value == math.floor(value) else None
+    if getattr(value, "ndim", None) == 0 and not _is_date_or_record(value):
+        value = value.item() if hasattr(value, "item") else value.numpy().item()
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_date_or_record(value: Any) -> bool:
+    """Whether NumPy's ``item`` and ``tolist`` make of it ints (of dates) or tuples (of records)."""
+    dtype = getattr(value, "dtype", None)
+    return getattr(dtype, "kind", "") in ("M", "m") or bool(getattr(dtype, "names", None))
 
 
 def _is_numbers(value: Any) -> bool:
     """Whether it is an array of doubles, or a list of floats: nothing to check in each item."""
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):  # a named tuple is one point
         return bool(value) and all(type(item) is float for item in value)
-    return hasattr(value, "ndim")
+    return getattr(value, "ndim", 0) == 1
 
 
 def _plain(name: str, value: Any) -> Any:
     """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is."""
-    # NumPy, pandas, PyTorch, JAX and TensorFlow share it.
-    dimensions = getattr(value, "ndim", None)
+    if type(value).__module__.startswith("polars.") and hasattr(value, "to_list"):
+        return value.to_list()  # a Series; its to_numpy() makes NaN of a null
+    dimensions = getattr(value, "ndim", None)  # of NumPy, pandas, PyTorch, JAX and TensorFlow
     if not isinstance(dimensions, int):
         return value
     if dimensions > 1:
         kind = type(value).__name__
         raise PointsError(f"Metric {name!r} is a {dimensions}-d {kind}; {A_METRIC}.")
+    if _is_date_or_record(value):
+        raise PointsError(f"Metric {name!r} has values of the type {value.dtype}; {A_VALUE}.")
+    numpy: Any = sys.modules.get("numpy")
     if hasattr(value, "to_numpy"):  # a Series
+        if not isinstance(value.dtype, numpy.dtype) and value.isna().any():
+            return value.tolist()  # pandas 3.1's to_numpy() makes NaN of an NA
         value = value.to_numpy()
     elif not hasattr(value, "tolist"):  # TensorFlow's tensors
         value = value.numpy()
-    numpy = sys.modules.get("numpy")
-    if dimensions and numpy and type(value) is numpy.ndarray and value.dtype.kind in "biuf":
-        return value.astype(float, copy=False)
-    return value.tolist()
-
-
-def _shown(value: Any) -> str:
-    return f"{short_repr(value)} ({type(value).__name__})"
+    fits = type(value) is getattr(numpy, "ndarray", None) and value.dtype.char in "?bBhHiIlLqQefd"
+    return value.astype(float, copy=False) if fits and dimensions else value.tolist()

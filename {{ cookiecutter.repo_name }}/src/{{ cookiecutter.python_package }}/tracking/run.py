@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import threading
 import time
 import uuid
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.opening import NewRun, Resolved, open_destination
-from .delivery.outbox import Outbox, RunEnd, choose_outbox
+from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox
 from .delivery.route import Destination
 from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
 from .process.liveness import process_tags
@@ -23,9 +22,9 @@ from .process.mlflow_globals import activate, active_run
 from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import redact
-from .scanning.uris import sqlite_uri
-from .store.errors import TrackingError, reason
-from .store.sqlite import sqlite_path
+from .scanning.uris import charts
+from .store.errors import TrackingError, as_tracking_error, reason
+from .store.mlflow_store import RETRY_SECONDS, store_at
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun
@@ -135,6 +134,22 @@ class TrackedRun:
             self._catalog_runs[run_id].open()
         return self._catalog_runs[run_id].destination
 
+    def newest_with(self, starts: Collection[str]) -> dict[str, Destination]:
+        """By what keys begin with, the run to read them from.
+
+        It is this run where it has them already, else the newest of its experiment that has.
+        """
+        if self._run is None or self.destination is None:
+            return {}
+        own = {
+            start for start in starts if any(k.startswith(start) for k in self._run.data.metrics)
+        }
+        store = store_at(self.destination.tracking_uri)
+        with as_tracking_error(store.uri):
+            found = store.newest_with(self._run.info.experiment_id, set(starts) - own)
+        others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
+        return others | dict.fromkeys(own, self.destination)
+
     def log_params(self, parameters: Mapping[str, str]) -> None:
         """Write parameters. Those that MLflow does not take are left out, with a warning."""
         from mlflow.exceptions import MlflowException
@@ -144,7 +159,9 @@ class TrackedRun:
         new = new_parameters(parameters, {} if self.owned_run_id else self._run.data.params)
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
-                self._delivery.log_params(dict(new[start : start + PARAMS_PER_REQUEST]))
+                part = dict(new[start : start + PARAMS_PER_REQUEST])
+                # The store may take its time to refuse them.
+                self._delivery.route.write(Request(params=part), RETRY_SECONDS)
             except MlflowException as error:
                 logger.warning("MLflow did not take parameters: %s", redact(str(error)))
 
@@ -188,10 +205,10 @@ class TrackedRun:
         hasty = status == "KILLED"  # a process that was told to end waits for no store
         try:
             if self._delivery:
-                self._delivery.end(end if written or text or is_mended else None, hasty)
+                self._delivery.route.end(end if written or text or is_mended else None, hasty)
             for delivery in self._catalog_runs.values():
-                delivery.end(None, hasty)
-            waiting = {each: each.count_waiting() for each in self._deliveries()}
+                delivery.route.end(None, hasty)
+            waiting = {each: each.route.count_waiting() for each in self._deliveries()}
         except Exception:
             self._deregister()
             raise
@@ -215,24 +232,15 @@ class TrackedRun:
                     " `kedro metrics sync`."
                 )
             elif destination is self.destination and self.owned_run_id and self._run:
-                charts = _charts(destination, self._run.info.experiment_id)
-                logger.info("The MLflow run %s is %s.%s", destination.run_id, status, charts)
+                page = charts(
+                    redact(destination.tracking_uri),
+                    self._run.info.experiment_id,
+                    destination.run_id,
+                )
+                logger.info("The MLflow run %s is %s.%s", destination.run_id, status, page)
 
     def _deregister(self) -> None:
         state = process_state()
         self._stack[:] = [run for run in self._stack if run is not self._active]
         state.open_runs.remove(self)
         state.end_tracking()
-
-
-def _charts(run: Destination, experiment: str) -> str:
-    """Where a run's charts are, in a sentence; nothing where that is not known."""
-    page = f"#/experiments/{experiment}/runs/{run.run_id}/model-metrics"
-    if run.tracking_uri.startswith("http"):
-        return f" Its charts: {redact(run.tracking_uri).rstrip('/')}/{page}"
-    if path := sqlite_path(run.tracking_uri):
-        store = Path(path.name) if path.parent == Path.cwd() else path
-        option = f" --backend-store-uri {shlex.quote(sqlite_uri(store))}"
-        option = "" if store == Path("mlflow.db") else option
-        return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
-    return ""

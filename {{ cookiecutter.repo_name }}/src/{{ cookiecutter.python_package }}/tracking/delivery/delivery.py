@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
+from typing import TYPE_CHECKING
 
 from ..names import METRICS_PER_REQUEST
 from ..points import Point, Points
 from ..process.state import process_state
-from ..store.mlflow_store import RETRY_SECONDS
 from ..store.queries import History
-from .outbox import Request, RunEnd
+from .outbox import Request
 from .route import Destination, Route
+
+if TYPE_CHECKING:
+    from ..store.queries import History
+
+logger = logging.getLogger(__name__)
 
 # How many seconds a point may wait for others: charts in MLflow's UI grow while the node runs.
 BATCH_SECONDS = 0.1
@@ -37,6 +43,8 @@ class Delivery:
     def __init__(self, destination: Destination) -> None:
         self.destination = destination
         self.route = Route(destination)
+        self.steps = StepCounter()
+        self._warned = False
         self._batcher: Batcher | None = None
         self._users = 0  # Kedro runs that use the same external run may overlap
         self._lock = threading.Lock()
@@ -77,38 +85,69 @@ class Delivery:
             self._write(batch)
             batch = list(islice(points, METRICS_PER_REQUEST))
 
+    def look_up_steps(self, writer: str, again: bool) -> None:
+        """Let points without a step count on from what the run has, whoever wrote that.
+
+        Once for a dataset, unless ``again``: then this process counts by itself.
+        """
+        if writer in self.steps.looked_up and not again:
+            return
+        destination = self.route.destination
+        self.steps.begin_after(self.route.last_steps(), by_others=not destination.is_external)
+        if self.route.breaker.error is None:
+            self.steps.looked_up.add(writer)
+        elif destination.is_external and not self._warned:
+            self._warned = True
+            what = "points without a step begin at 0, whatever the MLflow run %s has."
+            logger.warning(f"The store does not answer: {what}", destination.run_id)
+
     def flush(self) -> None:
         """Return when everything that was sent is written."""
         if batcher := self._batcher:
             batcher.flush()
 
-    def last_steps(self) -> dict[str, int]:
-        """The highest step of every key that the run has."""
-        self.flush()
-        return self.route.last_steps()
-
     def histories(self, start: str) -> History:
-        """All points of all keys that begin so."""
+        """All points of all keys that begin so; everything that was sent is among them."""
         self.flush()
         return self.route.histories(start)
 
-    def log_params(self, params: Mapping[str, str]) -> None:
-        """Write parameters in one request; the store may take its time to refuse them."""
-        self.route.write(Request(params=params), RETRY_SECONDS)
-
-    def end(self, end: RunEnd | None, hasty: bool) -> None:
-        """Write what waits and then the run's end, if there is one to write.
-
-        The store has some seconds for that; ``hasty``: what waits already goes on waiting.
-        """
-        self.route.end(end, 0.0 if hasty else RETRY_SECONDS)
-
-    def count_waiting(self) -> int | None:
-        """How many points wait in the outbox; None if nothing waits there, not even the end."""
-        return self.route.count_waiting()
+    def last_steps(self) -> dict[str, int]:
+        """The highest step of every key; everything that was sent is taken into account."""
+        self.flush()
+        return self.route.last_steps()
 
     def _write(self, points: list[Point]) -> None:
         self.route.write(Request(points))
+
+
+class StepCounter:
+    """Numbers the points without a step, for all datasets of this process that write to one run."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, int] = {}
+        self.writers: dict[str, str] = {}  # by key, the dataset that was the first to write it
+        self.looked_up: set[str] = set()  # datasets for which the run's last steps are known
+        self._lock = threading.Lock()
+
+    def begin_after(self, last_steps: Mapping[str, int], by_others: bool) -> None:
+        """Count on from these steps, by key, where they are higher than what is known.
+
+        ``by_others``: keys of which nothing is known were written by other processes.
+        """
+        with self._lock:
+            for key, step in last_steps.items():
+                self._next[key] = max(self._next.get(key, 0), step + 1)
+                if by_others:
+                    self.writers.setdefault(key, "")
+
+    def number(self, metrics: Mapping[str, Points], writer: str) -> dict[str, Sequence[int]]:
+        """By key, the steps of the points; those that follow count on from them."""
+        with self._lock:
+            steps = {key: each.numbered(self._next.get(key, 0)) for key, each in metrics.items()}
+            for key, numbers in steps.items():
+                self._next[key] = max(self._next.get(key, 0), max(numbers, default=-1) + 1)
+                self.writers.setdefault(key, writer)
+            return steps
 
 
 def _points(metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> Iterator[Point]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..config import MlflowConfig
 from ..names import Tag
-from ..process.liveness import is_gone, machine
+from ..process.liveness import is_gone
 from ..process.state import gc_paused_for_import, process_state
 from ..redaction import redact, without_credentials
 from ..store.errors import WAYS_OUT, StoreUnavailableError, as_tracking_error, reason
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # For how many seconds a store may not answer, all in all, when a run starts.
 START_SECONDS = 8.0
+# How many RUNNING runs, the newest of an experiment, are looked at for dead ones.
+MOST_RUNNING = 50
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,9 @@ def _create(new: NewRun, store: MlflowStore, waiting: Collection[str] = ()) -> R
 
 def _close_dead_runs(store: MlflowStore, experiment: str, waiting: Collection[str]) -> None:
     """Close as KILLED what is RUNNING, whose process is gone, and of which nothing waits here."""
-    search = f"attributes.status = 'RUNNING' and tags.`{Tag.MACHINE}` = '{machine()}'"
-    for run in store.search_runs(search, experiment):
+    # By status alone: a condition on a tag makes MLflow (3.17) go through that tag of all runs,
+    # which took 190 ms with 22,000 of them; without one it is 3 ms more than with none.
+    for run in store.running_runs(experiment, MOST_RUNNING):
         run_id = run.info.run_id
         if run_id in waiting or not is_gone(run.data.tags):
             continue

@@ -82,21 +82,24 @@ class Route:
                 raise
             self._drain.start(self._pending)
 
-    def end(self, end: RunEnd | None, seconds: float) -> None:
-        """Write what waits, for which the store has so many seconds, and then the end."""
+    def end(self, end: RunEnd | None, hasty: bool) -> None:
+        """Write what waits and then the run's end, if there is one to write.
+
+        The store has some seconds for each request; ``hasty``: what waits goes on waiting.
+        """
+        seconds = 0.0 if hasty else RETRY_SECONDS
         is_drained = self.drained(seconds)
         if end is None:
             return
-        request = Request(end=end)
         try:
             if is_drained:
                 with self._store.deadline(max(seconds, END_SECONDS)):
-                    self._send(request)
+                    self._send(Request(end=end))
                 return
         except StoreUnavailableError:
             if self._outbox is None:
                 raise
-        self._keep(request)
+        self._keep(Request(end=end))
 
     def drained(self, seconds: float) -> bool:
         """Send what waits, each request within so many seconds; returns whether nothing waits."""

@@ -1,6 +1,7 @@
 """The URIs of stores: which MLflow knows, and how that of an SQLite file is written."""
 
 import re
+import shlex
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -55,3 +56,22 @@ def decoded(path: str) -> str:
 def _decodes_percent() -> bool:
     """SQLAlchemy reads ``%25`` in a database's name as ``%`` from 2.1 on."""
     return tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of an SQLite store; None for any other store."""
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(decoded(path)) if uri.startswith("sqlite:///") and path != ":memory:" else None
+
+
+def charts(tracking_uri: str, experiment: str, run_id: str) -> str:
+    """Where a run's charts are, in a sentence; nothing where that is not known."""
+    page = f"#/experiments/{experiment}/runs/{run_id}/model-metrics"
+    if tracking_uri.startswith("http"):
+        return f" Its charts: {tracking_uri.rstrip('/')}/{page}"
+    if path := sqlite_path(tracking_uri):
+        store = Path(path.name) if path.parent == Path.cwd() else path
+        option = f" --backend-store-uri {shlex.quote(sqlite_uri(store))}"
+        option = "" if store == Path("mlflow.db") else option
+        return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
+    return ""

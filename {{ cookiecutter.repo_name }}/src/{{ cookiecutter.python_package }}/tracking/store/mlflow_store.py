@@ -6,18 +6,19 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..names import Tag
 from ..points import Point, allowed_name
 from ..process.state import gc_paused, process_state
 from ..redaction import redact
+from ..scanning.uris import sqlite_path
 from . import queries
 from .client import make_client, probe_database
 from .errors import StoreUnavailableError, TrackingError, is_transient, reason
-from .sqlite import make_or_check, sqlite_path
+from .sqlite import make_or_check
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +32,7 @@ RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 LEAST_TIMEOUT = 0.5
 MOST_RUNS = 50_000  # that MLflow finds in one request
+MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has a metrics dataset
 
 
 class Retry:
@@ -63,6 +65,11 @@ class Retry:
                         raise
                 time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
                 wait = min(wait * 2, LONGEST_WAIT)
+
+    def shared(self) -> Callable[[], AbstractContextManager[None]]:
+        """This thread's deadline, for a ``with`` on threads that work for it."""
+        until = time.monotonic() + self.seconds_left()
+        return lambda: self.deadline(max(until - time.monotonic(), LEAST_TIMEOUT))
 
     def extend(self, seconds: float) -> None:
         """Move the deadline."""
@@ -164,6 +171,11 @@ class MlflowStore:
         """Remove a tag of a run, if it has it."""
         self.call(lambda client: queries.delete_tag(client, run_id, key))
 
+    def running_runs(self, experiment: str, most: int) -> list[Run]:
+        """The newest runs of the experiment that are RUNNING."""
+        search, order = "attributes.status = 'RUNNING'", ["attributes.start_time DESC"]
+        return self.call(lambda client: client.search_runs([experiment], search, 1, most, order))
+
     def search_runs(self, search: str = "", experiment: str | None = None) -> list[Run]:
         """The runs that a filter of MLflow's finds, the oldest first; None: in all experiments."""
 
@@ -207,7 +219,14 @@ class MlflowStore:
 
     def histories(self, run_id: str, start: str) -> queries.History:
         """All points of all keys of the run that begin with ``start``."""
-        return self.call(lambda client: queries.histories(client, run_id, start))
+        shared = self.retry.shared
+        return self.call(lambda client: queries.histories(client, run_id, start, shared()))
+
+    def newest_with(self, experiment: str, starts: Collection[str]) -> dict[str, str]:
+        """By what keys begin with, the newest run of the experiment that has such keys."""
+        return self.call(
+            lambda client: queries.newest_with(client, experiment, starts, MOST_SEARCHED)
+        )
 
     def call(self, request: Callable[[MlflowClient], T]) -> T:
         """What a request to MLflow's client returns; for what has no method here."""

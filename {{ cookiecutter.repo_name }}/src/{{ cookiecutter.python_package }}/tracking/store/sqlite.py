@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..names import OUTBOX_TABLE
-from ..scanning.uris import decoded, sqlite_uri
+from ..scanning.uris import sqlite_uri
 from .errors import TrackingError
 
 if TYPE_CHECKING:
@@ -23,12 +23,6 @@ CREATE_SECONDS, BUSY_SECONDS = 120.0, 2.0
 # MLflow migrates version by version: if the version has not changed for so many seconds, no other
 # process is migrating the store.
 MIGRATION_QUIET_SECONDS = 3.0
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite store; None for any other store."""
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(decoded(path)) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
 def make_or_check(path: Path) -> str | None:

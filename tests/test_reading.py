@@ -1,0 +1,235 @@
+"""A run of a part of a pipeline reads the metrics that an earlier run has made."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faults import Server
+from helpers import KEDRO, Lab, Project, points_in
+from kedro.io import DataCatalog
+from kedro.pipeline import Node, Pipeline
+from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.store.errors import TrackingError
+from lab.tracking.store.mlflow_store import store_at
+from mlflow import MlflowClient
+
+VERDICT = {"verdict_metrics.score": [(0, 0.5)], "verdict_metrics.losses": [(0, 2.0)]}
+PARAMS = {"judge": "well"}
+RUNNERS = [SequentialRunner, ThreadRunner, ParallelRunner]
+
+
+def only(lab: Lab, number: int) -> dict[str, list[tuple[int, float]]]:
+    return points_in(lab.store, lab.runs()[number])
+
+
+def run_nodes(lab: Lab, make: Callable[[DataCatalog], list[Node]]) -> None:
+    """Run nodes that are made for the catalog of the run."""
+    session = lab.session()
+    context: Any = session.load_context()
+    catalog: Any = context.catalog
+    pipeline = Pipeline(make(catalog))
+    params = {"project_path": str(lab.path), "kedro_version": "1", "pipeline_names": ["x"]}
+    given: Any = {"run_params": params, "pipeline": pipeline, "catalog": catalog}
+    manager: Any = session._hook_manager
+    manager.hook.before_pipeline_run(**given)
+    SequentialRunner().run(pipeline, catalog, manager)
+    manager.hook.after_pipeline_run(**given, run_result={})
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+@pytest.mark.parametrize(
+    "part",
+    [{"node_names": ["judge"]}, {"from_nodes": ["judge"]}, {"from_inputs": ["chain_metrics"]}],
+)
+def test_a_part_reads_what_the_newest_run_has(
+    lab: Lab, caplog: pytest.LogCaptureFixture, runner: type, part: dict[str, list[str]]
+) -> None:
+    lab.run("chain", params=PARAMS, tags=["train"])
+    made = lab.runs()[-1].info.run_id
+    lab.run("everything", node_names=["a"])  # it has no chain_metrics
+
+    lab.run("chain", params=PARAMS, runner=runner(), **part)
+
+    assert only(lab, -1) == VERDICT
+    assert f"'chain_metrics' is there in an earlier MLflow run, {made}." in caplog.text
+
+
+def test_what_kedro_says_after_a_failure_resumes_the_run(
+    make_project: Callable[..., Project],
+) -> None:
+    project = make_project("chain")
+    failed = project.attempt(KEDRO, "run", "--params=judge=error")
+    found = re.search(r'--from-nodes "([^"]+)"', failed.stdout + failed.stderr)
+    assert found
+
+    project.kedro("run", "--params=judge=well", f"--from-nodes={found[1]}")
+
+    assert [run.info.status for run in project.runs()] == ["FAILED", "FINISHED"]
+    assert points_in(project.store, project.runs()[-1]) == VERDICT
+
+
+def test_what_no_run_has_is_an_error_before_any_node_runs(lab: Lab) -> None:
+    lab.run("everything", node_names=["a"])
+
+    with pytest.raises(TrackingError, match=r"^'chain_metrics' is an input .* 'chain_metrics\.'; "):
+        lab.run("chain", params=PARAMS, node_names=["judge"])
+
+    assert only(lab, -1) == {}
+    assert lab.runs()[-1].info.status == "FAILED"
+
+
+def test_a_deleted_run_is_not_read(lab: Lab) -> None:
+    lab.run("chain", params=PARAMS, node_names=["train"])
+    MlflowClient(f"sqlite:///{lab.store}").delete_run(lab.runs()[0].info.run_id)
+
+    with pytest.raises(TrackingError, match="no MLflow run of the experiment has"):
+        lab.run("chain", params=PARAMS, node_names=["judge"])
+
+
+def test_an_external_run_that_has_it_comes_first(lab: Lab) -> None:
+    lab.run("chain", params=PARAMS, node_names=["train"])
+    (run,) = lab.runs()
+    lab.run("chain", params=PARAMS, node_names=["train"])
+
+    lab.run("chain", params={**PARAMS, "mlflow_run_id": run.info.run_id}, node_names=["judge"])
+
+    assert only(lab, 0).items() >= VERDICT.items()
+    assert len(lab.runs()) == 2
+
+
+def test_an_external_run_that_has_not_reads_the_newest(lab: Lab) -> None:
+    lab.run("everything", node_names=["a"])
+    (run,) = lab.runs()
+    lab.run("chain", params=PARAMS, node_names=["train"])
+
+    lab.run("chain", params={**PARAMS, "mlflow_run_id": run.info.run_id}, node_names=["judge"])
+
+    assert only(lab, 0).items() >= VERDICT.items()
+
+
+def test_a_run_that_the_catalog_names_is_read_and_no_other(lab: Lab) -> None:
+    lab.run("chain", params=PARAMS, node_names=["train"])
+    lab.run("everything", node_names=["a"])
+    first, second = (run.info.run_id for run in lab.runs())
+    entry = "\nchain_metrics: {{type: lab.tracking.MlflowMetricsDataset, run_id: {}}}\n"
+    catalog = lab.conf / "base" / "catalog.yml"
+    before = catalog.read_text()
+
+    catalog.write_text(before + entry.format(first))
+    lab.run("chain", params=PARAMS, node_names=["judge"])
+    assert only(lab, -1) == VERDICT
+
+    catalog.write_text(before + entry.format(second))
+    with pytest.raises(TrackingError, match="'chain_metrics' is an input"):
+        lab.run("chain", params=PARAMS, node_names=["judge"])
+
+
+def test_an_input_is_read_from_the_earlier_run_though_this_one_writes_the_key(lab: Lab) -> None:
+    lab.run("chain", params=PARAMS, node_names=["train"])
+    lab.add(
+        "base/catalog.yml",
+        "\nprevious_metrics: {type: lab.tracking.MlflowMetricsDataset, prefix: chain_metrics}\n",
+    )
+    seen: list[Any] = []
+    run_nodes(
+        lab,
+        lambda catalog: [
+            Node(lambda: ({"score": 0.7}, 1), None, ["chain_metrics", "one"], name="new"),
+            Node(lambda old, one: seen.append(old), ["previous_metrics", "one"], None, name="old"),
+        ],
+    )
+
+    assert seen[0]["score"] == {"value": 0.5, "step": 0}
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_only_missing_outputs_runs_what_no_run_has(lab: Lab, runner: type) -> None:
+    options: dict[str, Any] = {"params": PARAMS, "only_missing_outputs": True}
+    lab.run("chain", params=PARAMS, node_names=["train"])
+
+    lab.run("chain", runner=runner(), **options)
+    assert only(lab, -1) == VERDICT  # the first node did not run; the second read its metrics
+
+    lab.run("chain", runner=runner(), **options)
+    assert only(lab, -1) == {}
+
+
+def test_without_that_option_an_output_of_an_earlier_run_does_not_exist(lab: Lab) -> None:
+    lab.run("chain", params=PARAMS)
+    seen: list[bool] = []
+
+    def make(catalog: DataCatalog) -> dict[str, float]:
+        seen.append(catalog.exists("chain_metrics"))
+        return {"score": 0.5}
+
+    def look(catalog: DataCatalog, metrics: Any) -> None:
+        seen.append(catalog.exists("chain_metrics"))
+
+    run_nodes(
+        lab,
+        lambda catalog: [
+            Node(lambda: make(catalog), None, "chain_metrics", name="make"),
+            Node(lambda metrics: look(catalog, metrics), "chain_metrics", None, name="look"),
+        ],
+    )
+
+    assert seen == [False, True]
+
+
+def test_a_tracking_server_is_read_from_in_parts(lab: Lab, server: Server) -> None:
+    lab.configure(tracking_uri=server.url)
+    client = MlflowClient(server.url)
+    client.search_experiments()  # the first request is slow
+    lab.run("chain", params=PARAMS, node_names=["train"])
+    experiment = lab.runs()[0].info.experiment_id
+    for _ in range(25):  # more than the first part has
+        client.create_run(experiment)
+
+    lab.run("chain", params=PARAMS, node_names=["judge"])
+
+    (run,) = [run for run in lab.runs() if run.data.metrics.keys() >= VERDICT.keys()]
+    assert points_in(lab.store, run) == VERDICT
+
+
+def fill(store: Path, experiment: str, number: int) -> None:
+    """Runs with ten metrics and two tags each, all of which have ended."""
+    runs = [(uuid.uuid4().hex, 1000 + row) for row in range(number)]
+    with sqlite3.connect(store) as database:
+        database.executemany(
+            "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
+            " artifact_uri, experiment_id, user_id, source_type) VALUES (?, 'a', 'FINISHED', ?, 9, 'active',"
+            f" '/some/where/artifacts', {int(experiment)}, 'u', 'LOCAL')",
+            runs,
+        )
+        database.executemany(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, 'x', ?)",
+            [(f"kedro.{tag}", run) for run, _ in runs for tag in ("machine", "process")],
+        )
+        database.executemany(
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)"
+            " VALUES (?, 0.5, 1, 1, 0, ?)",
+            [(f"other_metrics.m{key}", run) for run, _ in runs for key in range(10)],
+        )
+
+
+def test_one_of_9_000_runs_is_found(lab: Lab) -> None:
+    experiment = MlflowClient(f"sqlite:///{lab.store}").create_experiment("lab")
+    fill(lab.store, experiment, 9_000)
+    with sqlite3.connect(lab.store) as database:
+        oldest = database.execute("SELECT run_uuid FROM runs ORDER BY start_time").fetchone()[0]
+        database.execute(
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid)"
+            " VALUES ('Chain_metrics.a', 0.5, 1, 1, 0, ?), ('chain_metrics.a', 0.5, 1, 1, 0, ?)",
+            (database.execute("SELECT max(run_uuid) FROM runs").fetchone()[0], oldest),
+        )
+    store = store_at(f"sqlite:///{lab.store}")
+
+    found = store.newest_with(experiment, {"chain_metrics.", "none_metrics."})
+
+    assert found == {"chain_metrics.": oldest}
