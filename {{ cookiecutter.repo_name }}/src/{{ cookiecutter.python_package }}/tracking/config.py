@@ -99,6 +99,8 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     Raises:
         ConfigError: An unknown key or a bad value, with the file that has it.
     """
+    from .process.mlflow_globals import user_environment  # not every Kedro command needs it
+
     if hasattr(loader, "config_patterns"):
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
     given = _read(loader, "mlflow")
@@ -109,8 +111,9 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     entries = _read(loader, "credentials")
     if "credentials" in given:
         given["credentials"] = _credentials(loader, entries, given["credentials"])
-    uri = given.pop("tracking_uri", None) or os.environ.get("MLFLOW_TRACKING_URI")
-    experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    environment = user_environment()
+    uri = given.pop("tracking_uri", None) or environment.get("MLFLOW_TRACKING_URI")
+    experiment = given.pop("experiment", None) or environment.get("MLFLOW_EXPERIMENT_NAME")
     secret = [os.environ[name] for name in SECRET_VARIABLES if name in os.environ]
     secret += [*texts_in(entries), *passwords_in(uri or "")]
     return MlflowConfig(

@@ -15,6 +15,7 @@ from .points import Points, PointsError, allowed_name, by_key, key_prefix, parse
 if TYPE_CHECKING:
     from .delivery.delivery import Delivery
     from .delivery.route import Destination
+    from .process.membership import Membership
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.metadata = metadata
         self.prefix = prefix
         self.run_id = run_id or None
+        # In a worker process a node's own MLflow calls go to the run: it takes part in it when it
+        # unpickles this.
+        self.membership: Membership | None = None
         self._binding: Binding | None = None
         self._next_steps: dict[str, int] | None = None
         self._own_next_steps: dict[str, int] = {}

@@ -7,6 +7,7 @@ import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kedro.config import MissingConfigException
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
 
     from .run import TrackedRun
 
@@ -31,12 +33,9 @@ class MlflowPipelineHook:
     """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it as it ended.
 
     Register it once, in ``settings.py``: ``HOOKS = (MlflowPipelineHook(),)``. All Kedro runs of
-    a process share it, on any number of threads; what it knows of one it keeps under the
-    identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
+    a process share it, on any number of threads; what is known of one, ``ProcessState.open_runs``
+    has, by the identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
     """
-
-    def __init__(self) -> None:
-        self._runs: dict[int, TrackedRun] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -45,9 +44,11 @@ class MlflowPipelineHook:
         _set_default_prefixes(context.config_loader)
         ipython = sys.modules.get("IPython")
         if ipython and ipython.get_ipython() and (config := current_config()):
+            from .delivery.opening import find_experiment
             from .process.state import process_state
 
-            process_state().set_default_store(config.tracking_uri)
+            find = partial(find_experiment, config)
+            process_state().set_default_store(config.tracking_uri, find)
 
     @hook_impl(wrapper=True)
     def before_pipeline_run(
@@ -58,14 +59,37 @@ class MlflowPipelineHook:
             self._open(run_params, pipeline, catalog)
             return (yield)
         except BaseException as error:
-            self._fail(catalog, error)
+            _fail(catalog, error)
             raise
 
-    @hook_impl
-    def before_node_run(self, catalog: DataCatalog) -> None:
+    # MLflow's active run belongs to a thread, and nodes run on any. The hooks below come before
+    # those of others before a node, and after them after it. None is called at a yield.
+
+    @hook_impl(tryfirst=True)
+    def before_dataset_loaded(self, node: Node) -> None:
+        """Make the run the one of the MLflow calls of other hooks, and of the dataset."""
+        from .process.state import process_state
+
+        if run := process_state().run_in(sys._getframe()):  # Kedro gives it no catalog
+            run.enter(node)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Node, catalog: DataCatalog) -> None:
         """Make the run the one of the node's own MLflow calls."""
-        if run := self._runs.get(id(catalog)):
-            run.activate()  # ThreadRunner's nodes run on threads of their own
+        if run := _run_of(catalog):
+            run.enter(node)
+
+    @hook_impl(trylast=True)
+    def after_node_run(self, catalog: DataCatalog) -> None:
+        """Make it so again, if the node has left another run active."""
+        if run := _run_of(catalog):
+            run.leave()
+
+    @hook_impl(trylast=True)
+    def on_node_error(self, catalog: DataCatalog) -> None:
+        """Make it so again, if the node has left another run active."""
+        if run := _run_of(catalog):
+            run.leave()
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
@@ -73,9 +97,9 @@ class MlflowPipelineHook:
         try:
             result = yield
         except BaseException as error:
-            self._fail(catalog, error)
+            _fail(catalog, error)
             raise
-        if run := self._runs.pop(id(catalog), None):
+        if run := _run_of(catalog):
             run.close("FINISHED")
         return result
 
@@ -87,17 +111,7 @@ class MlflowPipelineHook:
         try:
             return (yield)
         finally:
-            self._fail(catalog, error)
-
-    def _fail(self, catalog: DataCatalog, error: BaseException) -> None:
-        if run := self._runs.pop(id(catalog), None):
-            # The error to raise is that of the pipeline.
-            run.close_quietly("FAILED" if isinstance(error, Exception) else "KILLED", error)
-
-    def _close_collected(self, catalog_id: int) -> None:
-        """Close as KILLED, on a thread of its own: a finalizer can run amid any other request."""
-        if run := self._runs.pop(catalog_id, None):
-            threading.Thread(target=run.close_quietly, name="mlflow-killed").start()
+            _fail(catalog, error)
 
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         if (config := current_config()) is None:
@@ -112,13 +126,36 @@ class MlflowPipelineHook:
 
         named = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
         needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
-        run = open_run(config, run_params, named, needs_run)
-        self._runs[id(catalog)] = run
         # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
-        weakref.finalize(catalog, self._close_collected, id(catalog)).atexit = False
+        weakref.finalize(catalog, _close_collected, id(catalog)).atexit = False
+        run = open_run(config, run_params, id(catalog), named, needs_run)
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
         _bind(datasets, config.separator, run)
+        for dataset in datasets.values():
+            dataset.membership = run.membership()
+
+
+def _run_of(catalog: DataCatalog) -> TrackedRun | None:
+    from .process.state import process_state
+
+    run: TrackedRun | None = process_state().run_of(id(catalog))
+    return run
+
+
+def _fail(catalog: DataCatalog, error: BaseException) -> None:
+    if run := _run_of(catalog):
+        # The error to raise is that of the pipeline.
+        run.close_quietly("FAILED" if isinstance(error, Exception) else "KILLED", error)
+
+
+def _close_collected(catalog_id: int) -> None:
+    """Close as KILLED, on a thread of its own: a finalizer can run amid any other request."""
+    from .process.state import process_state
+
+    if run := process_state().run_of(catalog_id):
+        run.catalog_id = None  # another catalog may get it
+        threading.Thread(target=run.close_quietly, name="mlflow-killed").start()
 
 
 def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:

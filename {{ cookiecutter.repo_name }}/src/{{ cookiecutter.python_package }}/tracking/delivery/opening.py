@@ -1,13 +1,13 @@
-"""Opens the MLflow run of a Kedro run: in its target store or, in an outage, in the outbox."""
+"""Resolves and opens the MLflow run of a Kedro run: in its store or, in an outage, the outbox."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
 from ..names import OUTBOX_FILE, Tag
@@ -37,20 +37,41 @@ class Resolved:
     named_by: str = ""
 
 
-def open_destination(
+def resolve(
+    tracking_uri: str,
+    run_params: Mapping[str, Any],
+    environment: Mapping[str, str],
+    active: tuple[str, str] | None,
+) -> Resolved:
+    """Decide which MLflow run a Kedro run uses.
+
+    In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
+    ``MLFLOW_RUN_ID``, the run (store, id) that the caller has made active, else a new one.
+    """
+    if run_id := (run_params.get("runtime_params") or {}).get("mlflow_run_id"):
+        return Resolved(tracking_uri, str(run_id), "the runtime parameter mlflow_run_id")
+    if run_id := environment.get("MLFLOW_RUN_ID"):
+        return Resolved(tracking_uri, run_id, "the environment's MLFLOW_RUN_ID")
+    return Resolved(*active, "the active run") if active else Resolved(tracking_uri)
+
+
+def open_destination(  # noqa: PLR0913
     config: MlflowConfig,
     resolved: Resolved,
     outbox: Outbox,
     tags: Mapping[str, str] | None,
     catalog_runs: Collection[str],
+    *,
+    user: object,
 ) -> tuple[Destination, Run] | tuple[None, None]:
     """Open the resolved run: in its store or, if that does not answer, in the outbox.
 
     A run that the catalog names and that is not there is an error. No tags: no run is needed.
+    Unless an error is raised, the process is set for the store, in the name of ``user``.
     """
     store = store_at(resolved.tracking_uri)
     try:
-        with _tracking(store, config.credentials):
+        with _tracking(store, config.credentials, user):
             for run_id in catalog_runs:
                 store.get_run(run_id, "the catalog")
             if tags is None:
@@ -68,7 +89,7 @@ def open_destination(
             f" written to {OUTBOX_FILE}, for `kedro metrics sync`."
         )
         breaker_of(store.uri).record_failure(error)
-    with _tracking(outbox.store, config.credentials):
+    with _tracking(outbox.store, config.credentials, user):
         if tags is None:
             return None, None
         belongs = replace(outbox, external=bool(resolved.run_id)).target_tags(resolved.run_id)
@@ -76,17 +97,28 @@ def open_destination(
         return Destination(outbox.store.uri, run.info.run_id), run
 
 
+def find_experiment(config: MlflowConfig) -> str:
+    """The id of the project's experiment; the store and the experiment are made, if need be."""
+    store = store_at(config.tracking_uri)
+    with store.deadline(START_SECONDS):
+        store.open()
+        return store.experiment_id(config.experiment)
+
+
 @contextmanager
-def _tracking(store: MlflowStore, credentials: Mapping[str, str]) -> Iterator[None]:
+def _tracking(store: MlflowStore, credentials: Mapping[str, str], user: object) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
     state = process_state()
     deadline = store.deadline(START_SECONDS)
-    with as_tracking_error(store.uri), gc_paused_for_import(), deadline, ExitStack() as undo:
+    with as_tracking_error(store.uri), gc_paused_for_import(), deadline:
         store.open()
-        state.begin_tracking(store.uri, credentials)  # the first request needs the credentials
-        undo.callback(state.end_tracking)
-        yield
-        undo.pop_all()  # TrackedRun.close() undoes it
+        try:
+            # The first request needs the credentials.
+            state.begin_tracking(store.uri, credentials, user)
+            yield  # TrackedRun.close() undoes it, also after Ctrl-C
+        except Exception:
+            state.end_tracking(user)
+            raise
 
 
 def _spooled_targets(outbox: Outbox) -> set[str]:
@@ -106,7 +138,7 @@ def _new_run(
         _close_dead_runs(store, experiment, ended)
     except Exception as error:  # whatever it is, the run that begins is not to blame
         logger.warning("Dead MLflow runs were not looked for: %s", reason(error))
-    return store.create_run(experiment, tags, outbox.run_name)
+    return store.create_run(experiment, tags, outbox.run_name, is_new=True)
 
 
 def _close_dead_runs(store: MlflowStore, experiment: str, ended: Collection[str]) -> None:

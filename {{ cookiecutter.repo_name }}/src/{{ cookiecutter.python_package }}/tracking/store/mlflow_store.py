@@ -133,13 +133,19 @@ class MlflowStore:
         return self.call(lambda client: queries.experiment_id(client, name, artifacts))
 
     def create_run(
-        self, experiment: str, tags: StrMap, name: str, start_time: int | None = None
+        self,
+        experiment: str,
+        tags: StrMap,
+        name: str,
+        start_time: int | None = None,
+        is_new: bool = False,
     ) -> Run:
         """Create a run, exactly one, though the answer to a request for it may be lost.
 
-        ``Tag.IDEMPOTENCY_KEY`` among the tags says that an earlier process may have created it.
+        ``Tag.IDEMPOTENCY_KEY`` among the tags says that an earlier process may have created it,
+        unless ``is_new``.
         """
-        may_exist = Tag.IDEMPOTENCY_KEY in tags
+        may_exist = Tag.IDEMPOTENCY_KEY in tags and not is_new
         tags = {Tag.IDEMPOTENCY_KEY: uuid.uuid4().hex, **tags}
         search = f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{tags[Tag.IDEMPOTENCY_KEY]}'"
 

@@ -1,0 +1,28 @@
+"""Nodes that leave nested MLflow runs open, also of one another, without a test's help."""
+
+from kedro.pipeline import Node, Pipeline
+
+
+def leave(name: str) -> dict[str, float]:
+    import mlflow
+
+    mlflow.start_run(run_name=name, nested=True)
+    mlflow.start_run(run_name=f"in {name}", nested=True)
+    return {"score": 0.5}
+
+
+def one() -> dict[str, float]:
+    return leave("one")
+
+
+def two() -> dict[str, float]:
+    return leave("two")
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    return Pipeline(
+        [
+            Node(one, None, "leaves_one_metrics", name="leaves_one"),
+            Node(two, None, "leaves_two_metrics", name="leaves_two"),
+        ]
+    )
