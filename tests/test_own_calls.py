@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import pickle
@@ -22,7 +23,6 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.session import KedroServiceSession
 from kedro.io import AbstractDataset
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
-from lab.pipelines.acts import ACTS
 from lab.tracking import MlflowMetricsDataset
 from lab.tracking.config import current_config
 from lab.tracking.process.mlflow_globals import user_environment
@@ -40,10 +40,12 @@ RUNNERS = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def acts() -> Iterator[dict[str, Callable[[], object]]]:
-    yield ACTS
-    ACTS.clear()
+    """What the nodes of the pipeline ``acts`` do."""
+    module: Any = importlib.import_module("lab.pipelines.acts")
+    yield module.ACTS
+    module.ACTS.clear()
 
 
 def experiment_of(lab: Lab, run: Run) -> str:
@@ -53,7 +55,8 @@ def experiment_of(lab: Lab, run: Run) -> str:
 
 def settings() -> tuple[object, ...]:
     """What a Kedro run sets in the process, and has to put back."""
-    return dict(os.environ), mlflow.get_tracking_uri(), fluent._active_experiment_id
+    ours = {name: value for name, value in os.environ.items() if "MLFLOW" in name}
+    return ours, mlflow.get_tracking_uri(), fluent._active_experiment_id
 
 
 # Nested runs
@@ -394,8 +397,7 @@ def test_what_a_run_has_set_is_not_the_user_s_choice(
             [sys.executable, "-c", script], env=env, capture_output=True, check=True
         )
         found.extend([json.loads(done.stdout.splitlines()[-1]), user_environment()])
-        with lab.session() as session:
-            session.load_context()
+        lab.context()
         found.append(current_config())
         os.environ["MLFLOW_TRACKING_URI"] = "http://127.0.0.1:1"
         found.append(user_environment())

@@ -120,8 +120,12 @@ class ProcessState:
     def set_default_store(self, tracking_uri: str, find_experiment: Callable[[], str]) -> None:
         """Point MLflow's own functions at a store, unless the user has pointed them at another.
 
-        Runs in it belong to the experiment that is found when it is needed.
+        Runs in it belong to the experiment that is found when it is needed. During a Kedro run
+        all stays as the run has set it.
         """
+        self.kill_interrupted_runs()  # what they have set is not the user's choice
+        if _all_open_runs():
+            return
         keeper = _keeper()
         default, keeper.default = keeper.default, None
         if default:
