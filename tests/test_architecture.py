@@ -83,6 +83,7 @@ def test_the_ground_floor_has_ten_files() -> None:
         "run.py",
     }
     assert {path.name for path in TRACKING.iterdir() if path.is_dir()} - {"__pycache__"} == {
+        "binding",
         "delivery",
         "process",
         "scanning",

@@ -1,6 +1,5 @@
 """``conf/<env>/mlflow.yml``, read and checked."""
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -121,6 +120,8 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     Raises:
         ConfigError: An unknown key or a bad value, with the file that has it.
     """
+    from .process.mlflow_globals import user_environment  # not every Kedro command needs it
+
     if hasattr(loader, "config_patterns"):
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
     try:
@@ -134,13 +135,14 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     entries = _read(loader, "credentials")
     if name := given.pop("credentials", None):
         given["read_credentials"] = partial(_credentials, loader, entries, name)
+    environment = user_environment()
     uri = given.pop("tracking_uri", None)
     subject = f"{_file_with(loader, 'tracking_uri')}: 'tracking_uri'" if uri else ""
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or SQLITE + "mlflow.db"
+    uri = uri or environment.get("MLFLOW_TRACKING_URI") or SQLITE + "mlflow.db"
     if problem := uri_problem(uri):
         subject = subject or "The environment's MLFLOW_TRACKING_URI"
         raise ConfigError(f"{subject} is {short_repr(without_credentials(uri))}; {problem}.")
-    experiment = given.pop("experiment", None) or os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    experiment = given.pop("experiment", None) or environment.get("MLFLOW_EXPERIMENT_NAME")
     words = given.get("secrets", SECRET_WORDS)
     secret = [*secrets_of_environment(SECRET_VARIABLES), *secrets_of(uri)]
     return MlflowConfig(

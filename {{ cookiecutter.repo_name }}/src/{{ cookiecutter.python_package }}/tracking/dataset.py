@@ -16,6 +16,7 @@ from .points import Points, PointsError, allowed_name, by_key, key_prefix, parse
 if TYPE_CHECKING:
     from .delivery.delivery import Delivery
     from .delivery.route import Destination
+    from .process.membership import Membership
     from .store.queries import History
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.metadata = metadata
         self.prefix = prefix
         self.run_id = run_id or None
+        # In a worker process a node's own MLflow calls go to the run: it takes part in it when it
+        # unpickles this.
+        self.membership: Membership | None = None
         self._binding: Binding | None = None
         entry = _entry_being_built()
         self._prefix = entry.partition("@")[0] if prefix is None and entry else prefix

@@ -6,21 +6,20 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Mapping, Set
-from dataclasses import replace
+from collections.abc import Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
-from kedro.io import CachedDataset, DatasetError
-from kedro.utils import load_obj
 
+from .binding.datasets import bind, bind_sources, metrics_datasets
 from .config import ConfigError, MlflowConfig, current_config, register_context
-from .dataset import Binding, MlflowMetricsDataset
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
 
     from .run import TrackedRun
 
@@ -31,12 +30,9 @@ class MlflowPipelineHook:
     """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it as it ended.
 
     Register it once, in ``settings.py``: ``HOOKS = (MlflowPipelineHook(),)``. All Kedro runs of
-    a process share it, on any number of threads; what it knows of one it keeps under the
-    identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
+    a process share it, on any number of threads; what is known of one, ``ProcessState.open_runs``
+    has, by the identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
     """
-
-    def __init__(self) -> None:
-        self._runs: dict[int, TrackedRun] = {}
 
     # Outermost, so that what follows its yield comes last: other hooks may add to the configuration
     # what it is read with (OmegaConf's resolvers, patterns, another loader).
@@ -59,14 +55,37 @@ class MlflowPipelineHook:
             self._open(run_params, pipeline, catalog)
             return (yield)
         except BaseException as error:
-            self._fail(catalog, error)
+            _fail(catalog, error)
             raise
 
-    @hook_impl
-    def before_node_run(self, catalog: DataCatalog) -> None:
+    # MLflow's active run belongs to a thread, and nodes run on any. The hooks below come before
+    # those of others before a node, and after them after it. None is called at a yield.
+
+    @hook_impl(tryfirst=True)
+    def before_dataset_loaded(self, node: Node) -> None:
+        """Make the run the one of the MLflow calls of other hooks, and of the dataset."""
+        from .process.state import process_state
+
+        if run := process_state().run_in(sys._getframe()):  # Kedro gives it no catalog
+            run.enter(node)
+
+    @hook_impl(tryfirst=True)
+    def before_node_run(self, node: Node, catalog: DataCatalog) -> None:
         """Make the run the one of the node's own MLflow calls."""
-        if run := self._runs.get(id(catalog)):
-            run.activate()  # ThreadRunner's nodes run on threads of their own
+        if run := _run_of(catalog):
+            run.enter(node)
+
+    @hook_impl(trylast=True)
+    def after_node_run(self, catalog: DataCatalog) -> None:
+        """Make it so again, if the node has left another run active."""
+        if run := _run_of(catalog):
+            run.leave()
+
+    @hook_impl(trylast=True)
+    def on_node_error(self, catalog: DataCatalog) -> None:
+        """Make it so again, if the node has left another run active."""
+        if run := _run_of(catalog):
+            run.leave()
 
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
@@ -74,9 +93,9 @@ class MlflowPipelineHook:
         try:
             result = yield
         except BaseException as error:
-            self._fail(catalog, error)
+            _fail(catalog, error)
             raise
-        if run := self._runs.pop(id(catalog), None):
+        if run := _run_of(catalog):
             run.close("FINISHED")
         return result
 
@@ -88,24 +107,14 @@ class MlflowPipelineHook:
         try:
             return (yield)
         finally:
-            self._fail(catalog, error)
-
-    def _fail(self, catalog: DataCatalog, error: BaseException) -> None:
-        if run := self._runs.pop(id(catalog), None):
-            # The error to raise is that of the pipeline.
-            run.close_quietly("FAILED" if isinstance(error, Exception) else "KILLED", error)
-
-    def _close_collected(self, catalog_id: int) -> None:
-        """Close as KILLED, on a thread of its own: a finalizer can run amid any other request."""
-        if run := self._runs.pop(catalog_id, None):
-            threading.Thread(target=run.close_quietly, name="mlflow-killed").start()
+            _fail(catalog, error)
 
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         if (config := current_config()) is None:
             return
-        datasets = _metrics_datasets(pipeline, catalog)
+        datasets = metrics_datasets(pipeline, catalog)
         if config.track == "never" or (config.track == "auto" and not datasets):
-            _bind(datasets, config.separator, None, catalog)
+            bind(datasets, config.separator, None, catalog)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
@@ -113,22 +122,22 @@ class MlflowPipelineHook:
 
         named = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
         needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
-        run = open_run(config, run_params, named, needs_run)
-        self._runs[id(catalog)] = run
         # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
-        weakref.finalize(catalog, self._close_collected, id(catalog)).atexit = False
+        weakref.finalize(catalog, _close_collected, id(catalog)).atexit = False
+        run = open_run(config, run_params, id(catalog), named, needs_run)
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
-        bindings = _bind(datasets, config.separator, run, catalog)
+        bindings = bind(datasets, config.separator, run, catalog)
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")
         read = {name: each for name, each in datasets.items() if missing_only or name in inputs}
-        _bind_sources(run, read, bindings, inputs)
+        bind_sources(run, read, bindings, inputs)
 
 
 def _set_notebook(config: MlflowConfig) -> None:
     """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
+    from .delivery.opening import find_experiment
     from .process.state import process_state
 
     try:
@@ -136,95 +145,27 @@ def _set_notebook(config: MlflowConfig) -> None:
     except ConfigError as error:  # a notebook that reads data needs none
         logger.warning("MLflow gets no credentials: %s", error.message)
         credentials = {}
-    process_state().set_default_store(config.tracking_uri, credentials)
+    find = partial(find_experiment, config)
+    process_state().set_default_store(config.tracking_uri, credentials, find)
 
 
-def _metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
-    """The metrics datasets that the pipeline uses, by name; no other dataset is built for it."""
-    found = {}
-    for name in sorted(pipeline.datasets()):
-        try:
-            kind = load_obj(catalog.get_type(name) or "builtins.object")
-        except (DatasetError, ImportError, AttributeError):
-            continue  # Kedro raises that, when it builds the dataset
-        if isinstance(kind, type) and issubclass(kind, MlflowMetricsDataset | CachedDataset):
-            dataset = catalog.get(name)
-            dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
-            if isinstance(dataset, MlflowMetricsDataset):
-                found[name] = dataset
-    return found
+def _run_of(catalog: DataCatalog) -> TrackedRun | None:
+    from .process.state import process_state
+
+    run: TrackedRun | None = process_state().run_of(id(catalog))
+    return run
 
 
-def _bind(
-    datasets: Mapping[str, MlflowMetricsDataset],
-    separator: str,
-    run: TrackedRun | None,
-    catalog: DataCatalog,
-) -> dict[str, Binding]:
-    bindings = {}
-    for name, dataset in datasets.items():
-        destination = run.destination if run else None
-        if run and dataset.run_id:
-            destination = run.destination_of(dataset.run_id)
-        # Without what Kedro calls transcoding, ``metrics@best``.
-        prefix = name.partition("@")[0] if dataset.prefix is None else dataset.prefix
-        hint = _hint(catalog, name)
-        bindings[name] = Binding(name, prefix, separator, destination, hint=hint)
-    for name, dataset in datasets.items():
-        start = bindings[name].start
-        overlapping = tuple(
-            other
-            for other, binding in bindings.items()
-            if other != name
-            and datasets[other].run_id == dataset.run_id
-            and (start.startswith(binding.start) or binding.start.startswith(start))
-        )
-        bindings[name] = replace(bindings[name], overlapping=overlapping)
-        dataset.bind(bindings[name])
-    return bindings
+def _fail(catalog: DataCatalog, error: BaseException) -> None:
+    if run := _run_of(catalog):
+        # The error to raise is that of the pipeline.
+        run.close_quietly("FAILED" if isinstance(error, Exception) else "KILLED", error)
 
 
-def _hint(catalog: DataCatalog, name: str) -> str:
-    """That an entry comes from a dataset factory, as a sentence; nothing if it does not."""
-    resolver = catalog.config_resolver
-    if name in resolver.config:
-        return ""
-    pattern = resolver.match_dataset_pattern(name) or resolver.match_user_catch_all_pattern(name)
-    if pattern is None:
-        return ""
-    return (
-        f" {name!r} is a metrics dataset by the pattern {pattern!r} of the catalog; if it is not"
-        f" one, add an entry {name!r} with the right 'type' to the catalog."
-    )
+def _close_collected(catalog_id: int) -> None:
+    """Close as KILLED, on a thread of its own: a finalizer can run amid any other request."""
+    from .process.state import process_state
 
-
-def _bind_sources(
-    run: TrackedRun,
-    datasets: Mapping[str, MlflowMetricsDataset],
-    bindings: Mapping[str, Binding],
-    inputs: Set[str],
-) -> None:
-    """Tell each of these datasets from which MLflow runs to read; ``inputs`` are not made here.
-
-    Raises:
-        TrackingError: An input that no run has.
-    """
-    from .store.errors import TrackingError
-
-    starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
-    newest = run.newest_with(starts) if starts else {}
-    for name, dataset in datasets.items():
-        binding = bindings[name]
-        own, source = binding.destination, newest.get(binding.start)
-        if dataset.run_id:  # that run, and no other
-            source = own if dataset.exists() else None
-        if name in inputs and source is None:
-            raise TrackingError(
-                f"{name!r} is an input of this pipeline, and no MLflow run of the experiment has"
-                f" metrics that begin with {binding.start!r}; run the nodes that make it, too, or"
-                f" give its entry in the catalog the 'run_id' of a run that has it.{binding.hint}"
-            )
-        if source and source != own:
-            logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
-        sources = (source,) if name in inputs else (own, source)
-        dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))
+    if run := process_state().run_of(catalog_id):
+        run.catalog_id = None  # another catalog may get it
+        threading.Thread(target=run.close_quietly, name="mlflow-killed").start()

@@ -1,4 +1,4 @@
-"""The MLflow run of a Kedro run: resolve which it is, open it, close it with its true status."""
+"""The MLflow run of a Kedro run: open it, close it with its true status."""
 
 from __future__ import annotations
 
@@ -13,72 +13,59 @@ from typing import TYPE_CHECKING, Any
 
 from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
-from .delivery.opening import NewRun, Resolved, open_destination
+from .delivery.nested import end_created, end_nested
+from .delivery.opening import NewRun, Resolved, open_destination, resolve
 from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox
 from .delivery.route import Destination
 from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
+from .process.active_runs import ActiveOnThreads, is_executed, set_last_active
 from .process.liveness import process_tags
-from .process.mlflow_globals import activate, active_run
+from .process.membership import Membership
+from .process.mlflow_globals import active_run, user_environment
 from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import redact
 from .scanning.uris import charts
-from .store.errors import TrackingError, as_tracking_error, reason
-from .store.mlflow_store import RETRY_SECONDS, store_at
+from .store.errors import TrackingError, reason
+from .store.mlflow_store import RETRY_SECONDS
 
 if TYPE_CHECKING:
-    from mlflow import ActiveRun
     from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
 
-def resolve(
-    tracking_uri: str,
-    run_params: Mapping[str, Any],
-    environment: Mapping[str, str],
-    active: tuple[str, str] | None,
-) -> Resolved:
-    """Decide which MLflow run a Kedro run uses.
-
-    In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
-    ``MLFLOW_RUN_ID``, the run (store, id) that the caller has made active, else a new one.
-    """
-    if run_id := (run_params.get("runtime_params") or {}).get("mlflow_run_id"):
-        return Resolved(tracking_uri, str(run_id), "the runtime parameter mlflow_run_id")
-    if run_id := environment.get("MLFLOW_RUN_ID"):
-        return Resolved(tracking_uri, run_id, "the environment's MLFLOW_RUN_ID")
-    return Resolved(*active, "the active run") if active else Resolved(tracking_uri)
-
-
 def open_run(
     config: MlflowConfig,
     run_params: Mapping[str, Any],
+    catalog_id: int,
     catalog_runs: Collection[str],
     needs_run: bool,
 ) -> TrackedRun:
     """Open the MLflow run of a Kedro run; in the outbox, if its store is unavailable.
 
+    It is among ``ProcessState.open_runs`` before anything is opened: Ctrl-C may come at any point.
+
     Args:
         config: The project's.
         run_params: Kedro's, as its hooks get them.
+        catalog_id: The id of the Kedro run's catalog.
         catalog_runs: The ids of the MLflow runs that the catalog names.
         needs_run: Whether an MLflow run is needed beside those.
     """
+    state = process_state()
+    state.kill_interrupted_runs()
     active = active_run()
-    if active and process_state().has_opened(active[1]):  # of an interrupted Kedro run
+    if active and state.has_opened(active[1]):  # this is a Kedro run within a node of another
         active = None
-    resolved = resolve(config.tracking_uri, run_params, os.environ, active)
+    resolved = resolve(config.tracking_uri, run_params, user_environment(), active)
     path = Path(run_params["project_path"])
-    outbox = choose_outbox(config.outbox, path, resolved.tracking_uri)
+    run = TrackedRun(config, choose_outbox(config.outbox, path, resolved.tracking_uri), catalog_id)
+    state.open_runs.append(run)
     tags = kedro_tags(run_params, config.env, config.redactor) | source_tags(path) | process_tags()
-    tags[Tag.IDEMPOTENCY_KEY] = uuid.uuid4().hex  # the same in the store and in the outbox
+    tags[Tag.IDEMPOTENCY_KEY] = run.key  # the same in the store and in the outbox
     new = NewRun(config.experiment, config.run_name or pipeline_name(run_params), tags)
-    destination, entity = open_destination(
-        config, resolved, outbox, new if needs_run else None, catalog_runs
-    )
-    run = TrackedRun(config, outbox, destination, entity)
-    run.begin()
+    run.open(resolved, new if needs_run else None, catalog_runs)
     return run
 
 
@@ -86,44 +73,66 @@ class TrackedRun:
     """What a Kedro run has in MLflow, from the first hook to the last: one run, as a rule.
 
     Attributes:
+        catalog_id: The id of the Kedro run's catalog; None if the catalog is gone.
         destination: Where its points go; None if all its datasets have MLflow runs of their own.
         owned_run_id: The MLflow run, if it was opened for this Kedro run, and so is closed with it.
     """
 
-    def __init__(
-        self,
-        config: MlflowConfig,
-        outbox: Outbox | None,
-        destination: Destination | None,
-        run: Run | None,
-    ) -> None:
-        self.destination = destination
-        is_new = destination is not None and not destination.is_external
-        self.owned_run_id = destination.run_id if destination and is_new else None
+    def __init__(self, config: MlflowConfig, outbox: Outbox | None, catalog_id: int) -> None:
+        self.catalog_id: int | None = catalog_id
+        self.destination: Destination | None = None
+        self.owned_run_id: str | None = None
+        self.key = uuid.uuid4().hex  # by which its MLflow run can be found
         self._config = config
         self._outbox = outbox
-        self._run = run  # as it was when it was opened
-        self._delivery = delivery_to(destination) if destination else None
+        self.run: Run | None = None  # as it was when it was opened
+        self._delivery: Delivery | None = None
         self._catalog_runs: dict[str, Delivery] = {}  # to the runs that the catalog names, by id
-        self._active: ActiveRun | None = None
-        self._stack: list[Any] = []
+        self._active: ActiveOnThreads | None = None
+        self._thread = threading.current_thread()
+        self._is_kedros = is_executed(catalog_id, self._thread)  # and not a script's own session
         self._closing = threading.Lock()
 
-    def begin(self) -> None:
-        """Take the run among those that are closed if the process ends; gather small saves."""
+    def open(self, resolved: Resolved, new: NewRun | None, catalog_runs: Collection[str]) -> None:
+        """Open the resolved run, make it the active one, and gather small saves."""
         from mlflow import ActiveRun
 
-        if self._run and self._delivery:
-            self._active = ActiveRun(self._run)
-            self._delivery.open()
-        process_state().open_runs.append(self)
-        self.activate()
+        destination, run = open_destination(
+            self._config, resolved, self._outbox, new, catalog_runs, user=self
+        )
+        if destination and run:
+            delivery = delivery_to(destination)
+            delivery.open()
+            self.run, self.destination, self._delivery = run, destination, delivery
+            self.owned_run_id = None if destination.is_external else destination.run_id
+            state = process_state()
+            state.begin_experiment(run.info.experiment_id)
+            self._active = ActiveOnThreads(ActiveRun(run), state.has_opened, state.uses)
+            self._active.take_seat()
 
-    def activate(self) -> None:
-        """Make it the run of ``mlflow.log_param()`` and the like on this thread."""
+    def enter(self, node: object) -> None:
+        """Make it the run of ``mlflow.log_param()`` and the like, on this thread, for a node."""
         if self._active:
-            stack = activate(self._active, process_state().has_opened)
-            self._stack = self._stack or stack
+            self._active.enter(node)
+
+    def leave(self) -> None:
+        """Make it the active run again, after a node that has left another one open."""
+        if self._active:
+            self._active.leave()
+
+    def stack_of_new_thread(self) -> list[Any]:
+        """MLflow's stack of active runs for a thread that has none."""
+        return self._active.take_seat([]).stack if self._active else []
+
+    def is_interrupted(self) -> bool:
+        """Whether Kedro executes it no more: Ctrl-C reaches no hook."""
+        return self._is_kedros and not is_executed(self.catalog_id, self._thread)
+
+    def membership(self) -> Membership | None:
+        """What makes a worker process take part in the run."""
+        if self.destination is None or self.run is None:
+            return None
+        return Membership(self.destination.tracking_uri, dict(self.run.info), os.getpid())
 
     def destination_of(self, run_id: str) -> Destination:
         """Where the points of a run go that the catalog names."""
@@ -134,29 +143,13 @@ class TrackedRun:
             self._catalog_runs[run_id].open()
         return self._catalog_runs[run_id].destination
 
-    def newest_with(self, starts: Collection[str]) -> dict[str, Destination]:
-        """By what keys begin with, the run to read them from.
-
-        It is this run where it has them already, else the newest of its experiment that has.
-        """
-        if self._run is None or self.destination is None:
-            return {}
-        own = {
-            start for start in starts if any(k.startswith(start) for k in self._run.data.metrics)
-        }
-        store = store_at(self.destination.tracking_uri)
-        with as_tracking_error(store.uri):
-            found = store.newest_with(self._run.info.experiment_id, set(starts) - own)
-        others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
-        return others | dict.fromkeys(own, self.destination)
-
     def log_params(self, parameters: Mapping[str, str]) -> None:
         """Write parameters. Those that MLflow does not take are left out, with a warning."""
         from mlflow.exceptions import MlflowException
 
-        if self._delivery is None or self._run is None:
+        if self._delivery is None or self.run is None:
             return
-        new = new_parameters(parameters, {} if self.owned_run_id else self._run.data.params)
+        new = new_parameters(parameters, {} if self.owned_run_id else self.run.data.params)
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
                 part = dict(new[start : start + PARAMS_PER_REQUEST])
@@ -181,6 +174,8 @@ class TrackedRun:
             logger.error("The end of the MLflow run could not be written: %s", reason(failure))
 
     def _close(self, status: str, error: BaseException | None) -> None:
+        if self._delivery is None and status == "KILLED":  # it may have been about to be opened
+            end_created(self._outbox, self._config.tracking_uri, self.key)
         try:
             for delivery in self._deliveries():
                 delivery.close()
@@ -198,13 +193,16 @@ class TrackedRun:
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"
         text = printable(self._config.redactor.redact(text, MAX_TAG_LENGTH))
-        before = self._run.data.tags if self._run else {}  # an external run may have failed before
+        before = self.run.data.tags if self.run else {}  # an external run may have failed before
         is_mended = status == "FINISHED" and Tag.ERROR in before
         written = status if self.owned_run_id else ""
         end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
         hasty = status == "KILLED"  # a process that was told to end waits for no store
         try:
             if self._delivery:
+                if self._active:
+                    left, info = self._active.end(), self._active.run.info
+                    end_nested(left, info, self._delivery.destination, status, end.time)
                 self._delivery.route.end(end if written or text or is_mended else None, hasty)
             for delivery in self._catalog_runs.values():
                 delivery.route.end(None, hasty)
@@ -231,16 +229,19 @@ class TrackedRun:
                     f"The MLflow run {destination.run_id} is {status}; {where}, for"
                     " `kedro metrics sync`."
                 )
-            elif destination is self.destination and self.owned_run_id and self._run:
+            elif destination is self.destination and self.owned_run_id and self.run:
                 page = charts(
                     redact(destination.tracking_uri),
-                    self._run.info.experiment_id,
+                    self.run.info.experiment_id,
                     destination.run_id,
                 )
                 logger.info("The MLflow run %s is %s.%s", destination.run_id, status, page)
 
     def _deregister(self) -> None:
         state = process_state()
-        self._stack[:] = [run for run in self._stack if run is not self._active]
+        if self._active:
+            self._active.end()
+            if self._thread is threading.current_thread():
+                set_last_active(self._active.run.info.run_id)
         state.open_runs.remove(self)
-        state.end_tracking()
+        state.end_tracking(self)

@@ -1,13 +1,13 @@
-"""Opens the MLflow run of a Kedro run: in its target store or, in an outage, in the outbox."""
+"""Resolves and opens the MLflow run of a Kedro run: in its store or, in an outage, the outbox."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
 from ..names import Tag
@@ -41,6 +41,24 @@ class Resolved:
     named_by: str = ""
 
 
+def resolve(
+    tracking_uri: str,
+    run_params: Mapping[str, Any],
+    environment: Mapping[str, str],
+    active: tuple[str, str] | None,
+) -> Resolved:
+    """Decide which MLflow run a Kedro run uses.
+
+    In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
+    ``MLFLOW_RUN_ID``, the run (store, id) that the caller has made active, else a new one.
+    """
+    if run_id := (run_params.get("runtime_params") or {}).get("mlflow_run_id"):
+        return Resolved(tracking_uri, str(run_id), "the runtime parameter mlflow_run_id")
+    if run_id := environment.get("MLFLOW_RUN_ID"):
+        return Resolved(tracking_uri, run_id, "the environment's MLFLOW_RUN_ID")
+    return Resolved(*active, "the active run") if active else Resolved(tracking_uri)
+
+
 @dataclass(frozen=True)
 class NewRun:
     """What an MLflow run is made with."""
@@ -50,22 +68,24 @@ class NewRun:
     tags: Mapping[str, str]
 
 
-def open_destination(
+def open_destination(  # noqa: PLR0913
     config: MlflowConfig,
     resolved: Resolved,
     outbox: Outbox | None,
     new: NewRun | None,
     catalog_runs: Collection[str],
+    *,
+    user: object,
 ) -> tuple[Destination, Run] | tuple[None, None]:
     """Open the resolved run: in its store or, if that does not answer, in the outbox.
 
     A run that the catalog names and that is not there is an error. ``new`` is None if no run is
-    needed.
+    needed. Unless an error is raised, the process is set for the store, in the name of ``user``.
     """
     store = store_at(resolved.tracking_uri)
     breaker = breaker_of(store.uri)
     try:
-        with _tracking(store, config.credentials):
+        with _tracking(store, config.credentials, user):
             for run_id in catalog_runs:
                 store.get_run(run_id, "the catalog")
             breaker.record_success()
@@ -84,15 +104,15 @@ def open_destination(
             f" written to {outbox.path}, for `kedro metrics sync`."
         )
         breaker.record_failure(error)
-        return _open_in_outbox(config, resolved, outbox, new)
+        return _open_in_outbox(config, resolved, outbox, new, user)
 
 
 def _open_in_outbox(
-    config: MlflowConfig, resolved: Resolved, outbox: Outbox, new: NewRun | None
+    config: MlflowConfig, resolved: Resolved, outbox: Outbox, new: NewRun | None, user: object
 ) -> tuple[Destination, Run] | tuple[None, None]:
     create_private(outbox.path)
     spool = spool_store(outbox.path)
-    with _tracking(spool, config.credentials, "; make it writable"):
+    with _tracking(spool, config.credentials, user, "; make it writable"):
         if new is None:
             return None, None
         target = {Tag.TARGET_STORE: without_credentials(resolved.tracking_uri)}
@@ -106,23 +126,29 @@ def _open_in_outbox(
         return Destination(spool.uri, run.info.run_id), run
 
 
+def find_experiment(config: MlflowConfig) -> str:
+    """The id of the project's experiment; the store and the experiment are made, if need be."""
+    store = store_at(config.tracking_uri)
+    with store.deadline(START_SECONDS):
+        store.open()
+        return store.experiment_id(config.experiment)
+
+
 @contextmanager
 def _tracking(
-    store: MlflowStore, credentials: Mapping[str, str], ways_out: str = WAYS_OUT
+    store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
     state, deadline = process_state(), store.deadline(START_SECONDS)
-    with (
-        as_tracking_error(store.uri, ways_out),
-        gc_paused_for_import(),
-        deadline,
-        ExitStack() as undo,
-    ):
+    with as_tracking_error(store.uri, ways_out), gc_paused_for_import(), deadline:
         store.open()
-        state.begin_tracking(store.uri, credentials)  # the first request needs the credentials
-        undo.callback(state.end_tracking)
-        yield
-        undo.pop_all()  # TrackedRun.close() undoes it
+        try:
+            # The first request needs the credentials.
+            state.begin_tracking(store.uri, credentials, user)
+            yield  # TrackedRun.close() undoes it, also after Ctrl-C
+        except Exception:
+            state.end_tracking(user)
+            raise
 
 
 def _waiting_runs(outbox: Outbox | None) -> set[str]:

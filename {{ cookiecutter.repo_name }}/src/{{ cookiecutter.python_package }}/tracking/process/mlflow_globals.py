@@ -1,40 +1,102 @@
-"""MLflow's settings that are global in a process: store, environment, active runs."""
+"""MLflow's settings that are global in a process: store, experiment, environment."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import Any
 
-if TYPE_CHECKING:
-    from mlflow import ActiveRun
+STORE = "MLFLOW_TRACKING_URI"
+EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
+RUN_ID = "MLFLOW_RUN_ID"
+# Which variables a Kedro run has set, to what, and what the user had set there, as JSON: processes
+# that a node starts inherit it with the variables.
+SET_BY_RUN = "KEDRO_MLFLOW_SET_BY_RUN"
+_VARIABLES = (STORE, EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID, SET_BY_RUN)
 
 
-def set_environment(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Set environment variables, None removes one; returns what they were before."""
-    before = {name: os.environ.get(name) for name in variables}
+def set_environment(variables: Mapping[str, str | None]) -> None:
+    """Set environment variables; None removes one."""
     for name, value in variables.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    return before
 
 
-def use_store(tracking_uri: str | None) -> str | None:
-    """Point MLflow's own functions at a store; returns the one they were pointed at before.
+def user_environment() -> dict[str, str]:
+    """The environment without what a Kedro run has set, in this process or in one that it is in.
 
-    The environment stays as it is: ``mlflow.set_tracking_uri()`` writes to it, and the next
-    project in this process would take that for the user's choice.
+    What has been set since (a node calls ``mlflow.set_tracking_uri()``) counts as the user's.
+    """
+    found = dict(os.environ)
+    for name, (value, before) in json.loads(found.pop(SET_BY_RUN, "{}")).items():
+        if found.get(name) == value:
+            found.pop(name, None)
+            found |= {} if before is None else {name: before}
+    return found
+
+
+def settings_restorer(credentials: Mapping[str, str]) -> Callable[[], None]:
+    """Take note of the settings; returns what sets them again, whatever has been set since."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    before = {name: os.environ.get(name) for name in (*_VARIABLES, *credentials)}
+    store = store_in_use()
+    store = None if store == before[STORE] else store
+    experiment = fluent._active_experiment_id
+
+    def restore() -> None:
+        mlflow.set_tracking_uri(store)  # type: ignore[arg-type]  # None: as if never set
+        fluent._active_experiment_id = experiment
+        set_environment(before)
+
+    return restore
+
+
+def use_store(tracking_uri: str | None) -> None:
+    """Point MLflow's own functions at a store, and leave the environment as it is.
+
+    ``mlflow.set_tracking_uri()`` writes to it, and the next project in this process would take
+    that for the user's choice.
     """
     import mlflow
 
-    variable = os.environ.get("MLFLOW_TRACKING_URI")
-    before = store_in_use()
+    variable = os.environ.get(STORE)
     mlflow.set_tracking_uri(tracking_uri)  # type: ignore[arg-type]  # None: as if never set
-    set_environment({"MLFLOW_TRACKING_URI": variable})
-    return None if before == variable else before
+    set_environment({STORE: variable})
+
+
+def use_store_in_run(tracking_uri: str) -> None:
+    """Point MLflow's own functions at a store, here and in processes that a node starts.
+
+    ``MLFLOW_RUN_ID`` goes: ``mlflow.start_run(nested=True)`` would resume that run, and end it.
+    """
+    use_store(tracking_uri)
+    _set_for_run({STORE: tracking_uri, RUN_ID: None})
+
+
+def use_experiment_in_run(experiment_id: str) -> None:
+    """Make an experiment the active one, here and in processes that a node starts.
+
+    A name in the environment would have to be that experiment's (MLflow 3.17, fluent.py,
+    ``_get_experiment_id_from_env``). ``mlflow.set_experiment()`` would take a request.
+    """
+    from mlflow.tracking import fluent
+
+    fluent._active_experiment_id = experiment_id  # type: ignore[assignment]
+    _set_for_run({EXPERIMENT_ID: experiment_id, EXPERIMENT_NAME: None})
+
+
+def _set_for_run(variables: Mapping[str, str | None]) -> None:
+    user = user_environment()
+    set_by_run = json.loads(os.environ.get(SET_BY_RUN, "{}"))
+    set_by_run |= {name: (value, user.get(name)) for name, value in variables.items()}
+    set_environment({**variables, SET_BY_RUN: json.dumps(set_by_run)})
 
 
 def store_in_use() -> str | None:
@@ -42,6 +104,36 @@ def store_in_use() -> str | None:
     import mlflow
 
     return mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+
+
+class DefaultExperiment:
+    """Tells MLflow the experiment of runs in a store for which the user has named none.
+
+    MLflow asks for it when it needs it, so no store is asked before. It takes such objects from
+    plugins (``mlflow.tracking.default_experiment``), and one that fails for a warning.
+    """
+
+    def __init__(self, tracking_uri: str, find: Callable[[], str]) -> None:
+        self.tracking_uri = tracking_uri
+        self.get_experiment_id = find
+
+    def in_context(self) -> bool:
+        """Whether MLflow's own functions are pointed at that store."""
+        return store_in_use() == self.tracking_uri
+
+    def register(self) -> None:
+        """Be asked by MLflow from now on."""
+        self._registry().register(lambda: self)
+
+    def unregister(self) -> None:
+        """Be asked no more."""
+        with suppress(ValueError):
+            self._registry()._registry.remove(self)
+
+    def _registry(self) -> Any:
+        from mlflow.tracking.default_experiment import registry
+
+        return registry._default_experiment_provider_registry
 
 
 def active_run() -> tuple[str, str] | None:
@@ -52,17 +144,3 @@ def active_run() -> tuple[str, str] | None:
 
     run = mlflow.active_run()
     return (mlflow.get_tracking_uri(), run.info.run_id) if run else None
-
-
-def activate(run: ActiveRun, is_ours: Callable[[str], bool]) -> list[Any]:
-    """Make a run the active one of this thread, on top of ours, but not of the caller's.
-
-    ``mlflow.start_run()`` would take three requests, and only ``mlflow.end_run()``, which closes
-    the run, would undo it. Returns the thread's stack of active runs, to take the run from.
-    """
-    from mlflow.tracking import fluent
-
-    stack: list[Any] = fluent._active_run_stack.get()  # MLflow has no public way to do this
-    if run not in stack and all(is_ours(other.info.run_id) for other in stack):
-        stack.append(run)
-    return stack

@@ -6,13 +6,13 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
-from . import mlflow_globals
+from . import active_runs, mlflow_globals
 from .termination import TerminationWatch
 
 logger = logging.getLogger(__name__)
@@ -27,70 +27,123 @@ class ProcessState:
         self.breakers: dict[str, Any] = {}  # delivery.route: CircuitBreaker by the store's URI
         self.stores: dict[str, Any] = {}  # store.mlflow_store: MlflowStore by URI
         self.secrets: dict[Any, Any] = {}  # redaction.py: Secrets by project folder
+        self.runs_with_workers: set[str] = set()  # process.membership: ids of MLflow runs
+        self.membership: Any = None  # process.membership: Membership, in a worker process
+        self.active_in_worker: Any = None  # MLflow's ActiveRun of it
         self.thread = threading.local()  # config.py: the configuration of the thread's context
         self.termination = TerminationWatch()
         self._lock = threading.Lock()
-        self._users = 0
-        self._tracking_uri = ""
-        self._default_uri: str | None = None
+        self._users: set[object] = set()
+        self._credentials: Mapping[str, str] = {}
+        self._tracking_uri = self._experiment_id = ""
         self._undo = ExitStack()
-        self._undo_default = ExitStack()
 
     def has_opened(self, run_id: str) -> bool:
         """Whether this MLflow run was opened for a Kedro run of this process, and is still open."""
-        return any(run.owned_run_id == run_id for run in self.open_runs)
+        return any(run.owned_run_id == run_id for run in _all_open_runs())
+
+    def uses(self, run_id: str) -> bool:
+        """Whether a Kedro run of this process uses this MLflow run."""
+        return any(run.destination and run.destination.run_id == run_id for run in _all_open_runs())
+
+    def run_of(self, catalog_id: int) -> Any:
+        """The open run of the Kedro run with this catalog; None if there is none."""
+        return next((run for run in self.open_runs if run.catalog_id == catalog_id), None)
+
+    def run_in(self, frame: FrameType) -> Any:
+        """The open run of the Kedro run that these frames execute; None if there is none."""
+        found = map(self.run_of, active_runs.kedro_objects(frame)) if self.open_runs else ()
+        return next(filter(None, found), None)
 
     def kill_open_runs(self) -> None:
         """Close every open run as KILLED."""
         for run in list(self.open_runs):
             run.close_quietly()
 
-    def begin_tracking(self, tracking_uri: str, credentials: Mapping[str, str]) -> None:
+    def kill_interrupted_runs(self) -> None:
+        """Close as KILLED the runs, also of other projects, whose session is executed no more."""
+        for run in _all_open_runs():
+            if run.is_interrupted():
+                run.close_quietly()
+
+    def begin_tracking(
+        self, tracking_uri: str, credentials: Mapping[str, str], user: object = None
+    ) -> None:
         """Set the process for a store: MLflow's own functions, the environment, SIGTERM, the exit.
 
-        MLflow's client takes its credentials from the environment.
+        MLflow's client takes its credentials from the environment. Ctrl-C may come at any point:
+        each thing is registered for ``end_tracking`` to undo, and then done.
         """
         with self._lock:
-            if self._users == 0:
-                self._tracking_uri = tracking_uri
+            if not self._users:
+                self._users.add(user)
+                self._tracking_uri, self._credentials = tracking_uri, credentials
                 undo = self._undo.callback
-                undo(mlflow_globals.set_environment, mlflow_globals.set_environment(credentials))
-                undo(mlflow_globals.use_store, mlflow_globals.use_store(tracking_uri))
-                self.termination.start(self.kill_open_runs)
+                undo(mlflow_globals.settings_restorer(credentials))
+                mlflow_globals.set_environment(credentials)
+                mlflow_globals.use_store_in_run(tracking_uri)
+                undo(active_runs.on_new_threads(self._stack_of_thread))
                 undo(self.termination.stop)
+                self.termination.start(self.kill_open_runs)
                 # Registered after MLflow's own exit handler, which closes an active run as
                 # FINISHED; so called before it.
-                atexit.register(self.kill_open_runs)
                 undo(atexit.unregister, self.kill_open_runs)
+                atexit.register(self.kill_open_runs)
             elif self._tracking_uri != tracking_uri:
                 logger.warning(
                     "Two MLflow stores are in use at the same time in this process. The metrics"
                     " datasets write to their own; a node's own MLflow calls, to the first."
                 )
-            self._users += 1
+            if self._credentials != credentials:
+                logger.warning(
+                    "Two Kedro runs of this process have different 'credentials' in mlflow.yml."
+                    " MLflow takes them from the environment: while both run, those of the first."
+                )
+            self._users.add(user)
 
-    def end_tracking(self) -> None:
+    def begin_experiment(self, experiment_id: str) -> None:
+        """Make an experiment the active one until ``end_tracking``, if it is the first."""
+        with self._lock:
+            if not self._experiment_id:
+                self._experiment_id = experiment_id
+                mlflow_globals.use_experiment_in_run(experiment_id)
+
+    def end_tracking(self, user: object = None) -> None:
         """Undo ``begin_tracking``, if this is the last of those who called it."""
         with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._undo.close()
+            if user in self._users:
+                self._users.remove(user)
+                if not self._users:
+                    self._experiment_id = ""
+                    self._undo.close()
 
-    def set_default_store(self, tracking_uri: str, credentials: Mapping[str, str]) -> None:
-        """Point MLflow's own functions at a store, unless the user has pointed them at another."""
-        if mlflow_globals.store_in_use() in (None, self._default_uri):
-            self._undo_default.close()
-            undo = self._undo_default.callback
-            undo(mlflow_globals.set_environment, mlflow_globals.set_environment(credentials))
+    def set_default_store(
+        self, tracking_uri: str, credentials: Mapping[str, str], find_experiment: Callable[[], str]
+    ) -> None:
+        """Point MLflow's own functions at a store, unless the user has pointed them at another.
+
+        Runs in it belong to the experiment that is found when it is needed. During a Kedro run
+        all stays as the run has set it.
+        """
+        self.kill_interrupted_runs()  # what they have set is not the user's choice
+        if _all_open_runs():
+            return
+        keeper = _keeper()
+        default, keeper.default = keeper.default, None
+        if default:
+            default.unregister()
+        keeper.undo_default.close()
+        if mlflow_globals.store_in_use() in (None, default and default.tracking_uri):
+            before = {name: os.environ.get(name) for name in credentials}
+            keeper.undo_default.callback(mlflow_globals.set_environment, before)
+            mlflow_globals.set_environment(credentials)
             mlflow_globals.use_store(tracking_uri)
-            self._default_uri = tracking_uri
+            keeper.default = mlflow_globals.DefaultExperiment(tracking_uri, find_experiment)
+            keeper.default.register()
 
     def shut_down(self) -> None:
         """Close what is open and undo what was set: another state takes over."""
         self.kill_open_runs()
-        if self._default_uri and mlflow_globals.store_in_use() == self._default_uri:
-            mlflow_globals.use_store(None)
-        self._undo_default.close()
         # A run that was closed on another thread has left the signal handled.
         self.termination.stop()
 
@@ -98,6 +151,11 @@ class ProcessState:
         """In a forked process: the runs, and the SIGTERM that is watched for, are its parent's."""
         self.open_runs.clear()
         self.termination.stop()
+
+    def _stack_of_thread(self) -> list[Any]:
+        """MLflow's stack of active runs of this thread, which has none yet."""
+        run = self.run_in(sys._getframe())
+        return run.stack_of_new_thread() if run else []
 
 
 def process_state() -> ProcessState:
@@ -135,20 +193,29 @@ def gc_paused_for_import() -> Iterator[None]:
 
 # IPython's `%reload_kedro` deletes the project's modules, all whose names begin with the package's
 # (kedro.ipython._remove_cached_modules): what has to survive it is in a module of another name.
-_STATE_MODULE = "_metrics_tracking_of_" + __name__.partition(".")[0]
+# All projects of a process share it: a run that was interrupted may be another one's.
+_STATE_MODULE = "_metrics_tracking"
 
 
-def _states() -> dict[type, ProcessState]:
-    """The state by its class: objects of deleted modules go on with theirs."""
+def _keeper() -> Any:
+    """The module with the states by their class: objects of deleted modules go on with theirs."""
     keeper: Any = sys.modules.get(_STATE_MODULE)
     if keeper is None:
         new: Any = ModuleType(_STATE_MODULE)
-        new.states = {}
+        new.states, new.default, new.undo_default = {}, None, ExitStack()
         keeper = sys.modules.setdefault(_STATE_MODULE, new)
         if keeper is new and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_abandon, new.states))
-    states: dict[type, ProcessState] = keeper.states
+    return keeper
+
+
+def _states() -> dict[type, ProcessState]:
+    states: dict[type, ProcessState] = _keeper().states
     return states
+
+
+def _all_open_runs() -> list[Any]:
+    return [run for state in list(_states().values()) for run in list(state.open_runs)]
 
 
 def _abandon(states: dict[type, ProcessState]) -> None:
@@ -157,6 +224,7 @@ def _abandon(states: dict[type, ProcessState]) -> None:
     states.clear()
 
 
-for _kind, _state in list(_states().items()):  # of the modules that these ones replace
-    _state.shut_down()
-    del _states()[_kind]
+for _kind, _state in list(_states().items()):
+    if _kind.__module__ == __name__:  # of the modules that these ones replace
+        _state.shut_down()
+        del _states()[_kind]

@@ -1,0 +1,134 @@
+"""Finds the metrics datasets of a pipeline, and binds each to its MLflow run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping, Set
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kedro.io import CachedDataset, DatasetError
+from kedro.utils import load_obj
+
+from ..dataset import Binding, MlflowMetricsDataset
+
+if TYPE_CHECKING:
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Pipeline
+
+    from ..delivery.route import Destination
+    from ..run import TrackedRun
+
+logger = logging.getLogger(__name__)
+
+
+def metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
+    """The metrics datasets that the pipeline uses, by name; no other dataset is built for it."""
+    found = {}
+    for name in sorted(pipeline.datasets()):
+        try:
+            kind = load_obj(catalog.get_type(name) or "builtins.object")
+        except (DatasetError, ImportError, AttributeError):
+            continue  # Kedro raises that, when it builds the dataset
+        if isinstance(kind, type) and issubclass(kind, MlflowMetricsDataset | CachedDataset):
+            dataset = catalog.get(name)
+            dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
+            if isinstance(dataset, MlflowMetricsDataset):
+                found[name] = dataset
+    return found
+
+
+def bind(
+    datasets: Mapping[str, MlflowMetricsDataset],
+    separator: str,
+    run: TrackedRun | None,
+    catalog: DataCatalog,
+) -> dict[str, Binding]:
+    """Give each dataset its prefix and its MLflow run; None: tracking is off."""
+    bindings = {}
+    for name, dataset in datasets.items():
+        destination = run.destination if run else None
+        if run and dataset.run_id:
+            destination = run.destination_of(dataset.run_id)
+        # Without what Kedro calls transcoding, ``metrics@best``.
+        prefix = name.partition("@")[0] if dataset.prefix is None else dataset.prefix
+        hint = _hint(catalog, name)
+        bindings[name] = Binding(name, prefix, separator, destination, hint=hint)
+    for name, dataset in datasets.items():
+        start = bindings[name].start
+        overlapping = tuple(
+            other
+            for other, binding in bindings.items()
+            if other != name
+            and datasets[other].run_id == dataset.run_id
+            and (start.startswith(binding.start) or binding.start.startswith(start))
+        )
+        bindings[name] = replace(bindings[name], overlapping=overlapping)
+        dataset.bind(bindings[name])
+        dataset.membership = run.membership() if run else None
+    return bindings
+
+
+def _hint(catalog: DataCatalog, name: str) -> str:
+    """That an entry comes from a dataset factory, as a sentence; nothing if it does not."""
+    resolver = catalog.config_resolver
+    if name in resolver.config:
+        return ""
+    pattern = resolver.match_dataset_pattern(name) or resolver.match_user_catch_all_pattern(name)
+    if pattern is None:
+        return ""
+    return (
+        f" {name!r} is a metrics dataset by the pattern {pattern!r} of the catalog; if it is not"
+        f" one, add an entry {name!r} with the right 'type' to the catalog."
+    )
+
+
+def bind_sources(
+    run: TrackedRun,
+    datasets: Mapping[str, MlflowMetricsDataset],
+    bindings: Mapping[str, Binding],
+    inputs: Set[str],
+) -> None:
+    """Tell each of these datasets from which MLflow runs to read; ``inputs`` are not made here.
+
+    Raises:
+        TrackingError: An input that no run has.
+    """
+    from ..store.errors import TrackingError
+
+    starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
+    newest = _newest_with(starts, run) if starts else {}
+    for name, dataset in datasets.items():
+        binding = bindings[name]
+        own, source = binding.destination, newest.get(binding.start)
+        if dataset.run_id:  # that run, and no other
+            source = own if dataset.exists() else None
+        if name in inputs and source is None:
+            raise TrackingError(
+                f"{name!r} is an input of this pipeline, and no MLflow run of the experiment has"
+                f" metrics that begin with {binding.start!r}; run the nodes that make it, too, or"
+                f" give its entry in the catalog the 'run_id' of a run that has it.{binding.hint}"
+            )
+        if source and source != own:
+            logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
+        sources = (source,) if name in inputs else (own, source)
+        dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))
+
+
+def _newest_with(starts: Collection[str], run: TrackedRun) -> dict[str, Destination]:
+    """By what keys begin with, the run to read them from.
+
+    It is the current run where it has them already, else the newest of its experiment that has.
+    """
+    if run.run is None or run.destination is None:
+        return {}
+    from ..delivery.route import Destination
+    from ..store.errors import as_tracking_error
+    from ..store.mlflow_store import store_at
+
+    own = {start for start in starts if any(k.startswith(start) for k in run.run.data.metrics)}
+    store = store_at(run.destination.tracking_uri)
+    with as_tracking_error(store.uri):
+        found = store.newest_with(run.run.info.experiment_id, set(starts) - own)
+    others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
+    return others | dict.fromkeys(own, run.destination)
