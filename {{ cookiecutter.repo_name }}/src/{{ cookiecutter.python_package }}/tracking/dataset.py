@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             delivery = _delivery_of(binding)
             next_steps = self._next_steps_by_key(binding, delivery, metrics) if delivery else {}
             steps = {key: each.numbered(next_steps.get(key, 0)) for key, each in metrics.items()}
+            _check_keys(binding, delivery, metrics)
         except PointsError as error:
             raise DatasetError(f"{error} Nothing of {binding.name!r} was written.") from None
         if delivery is None:
@@ -220,6 +221,16 @@ def _delivery_of(binding: Binding) -> Delivery | None:
     from .delivery.delivery import delivery_to
 
     return delivery_to(binding.destination)
+
+
+def _check_keys(binding: Binding, delivery: Delivery | None, keys: Collection[str]) -> None:
+    """Raise an error if the store would take two keys for one: MySQL's does."""
+    destination = binding.destination
+    if delivery and destination and destination.tracking_uri.startswith("mysql"):
+        from .store.keys import check_keys
+
+        earlier = dict[str, int] if binding.is_new else delivery.read().last_steps
+        check_keys(destination.tracking_uri, destination.run_id, keys, earlier)
 
 
 def _restored(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:

@@ -23,6 +23,7 @@ from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import Secrets, redact
 from .store.errors import reason
+from .store.keys import distinct
 from .store.sqlite import sqlite_path
 
 if TYPE_CHECKING:
@@ -135,7 +136,10 @@ class TrackedRun:
 
         if self._delivery is None or self._run is None:
             return
-        new = new_parameters(parameters, {} if self.owned_run_id else self._run.data.params)
+        known = {} if self.owned_run_id else self._run.data.params
+        new = new_parameters(parameters, known)
+        uri = self._delivery.route.destination.tracking_uri
+        new = [(name, parameters[name]) for name in distinct(uri, dict(new), known)]
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
                 self._delivery.route.log_params(dict(new[start : start + PARAMS_PER_REQUEST]))
