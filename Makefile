@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow explore chaos coverage lint types check test-oldest bench clean env
+.PHONY: help demo services test slow explore chaos coverage lint types check test-oldest bench clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -28,6 +28,18 @@ demo: .venv ## Make a project, run it, show its metrics
 	@$(UV) pip install --quiet --python .demo/.venv --editable .demo/metrics-demo
 	cd .demo/metrics-demo && ../.venv/bin/kedro run
 	@.demo/.venv/bin/python scripts/show_metrics.py .demo/metrics-demo/mlflow.db
+
+# Its tests skip where it is missing, but for CI. PostgreSQL comes with `make env`.
+services: ## Install MariaDB for the tests, where it is missing (Debian, Ubuntu, macOS)
+	@if command -v mariadbd || test -x /usr/sbin/mariadbd; then \
+		exit 0; \
+	elif command -v apt-get; then \
+		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+		$$sudo apt-get -qq update; \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends mariadb-server; \
+	else \
+		brew install --quiet mariadb; \
+	fi > /dev/null
 
 test: env ## Run the fast tests
 	$(RUN) pytest -n auto -m "not slow"

@@ -189,8 +189,13 @@ def free_port() -> int:
 
 
 def runs_in(store: Path) -> list[Run]:
+    """All MLflow runs of an SQLite store, the oldest first."""
+    return runs_of(f"sqlite:///{store}")
+
+
+def runs_of(uri: str) -> list[Run]:
     """All MLflow runs of a store, the oldest first."""
-    client = MlflowClient(f"sqlite:///{store}")
+    client = MlflowClient(uri)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     return list(client.search_runs(experiments, order_by=["attributes.start_time"]))
 

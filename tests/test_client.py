@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 from lab.tracking.store.client import _with_globals, make_client
+from lab.tracking.store.mlflow_store import Retry
 from mlflow import MlflowClient
 from mlflow.entities import (
     Metric,
@@ -23,6 +24,14 @@ from mlflow.entities import (
 from mlflow.store.tracking.rest_store import RestStore
 
 TIMEOUT = 7.5
+
+
+class _Retry(Retry):
+    def seconds_left(self) -> float:
+        return TIMEOUT
+
+
+RETRY = _Retry()
 WORKSPACES = hasattr(RestStore, "_validate_workspace_support_if_specified")  # MLflow 3.10
 
 # What the store's methods get, by the name of the argument; any other is a text.
@@ -95,7 +104,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
 def stores() -> Mapping[str, Any]:
     """Of two hosts that are new in each test: MLflow remembers what a server can do."""
     number = next(_numbers)
-    ours = make_client(f"http://ours{number}.invalid/x", lambda: TIMEOUT)
+    ours = make_client(f"http://ours{number}.invalid/x", RETRY)
     theirs = MlflowClient(f"http://theirs{number}.invalid/x")
     assert type(theirs._tracking_client.store) is RestStore
     return {"ours": ours._tracking_client.store, "theirs": theirs._tracking_client.store}
@@ -179,7 +188,7 @@ def test_what_mlflow_keeps_in_its_store_is_kept(monkeypatch: pytest.MonkeyPatch)
     store.more = "kept"
     utils = "mlflow.tracking._tracking_service.utils"
     monkeypatch.setattr(f"{utils}._get_store", lambda *arguments: store)
-    client: Any = make_client("http://other.invalid", lambda: TIMEOUT)
+    client: Any = make_client("http://other.invalid", RETRY)
 
     assert client._tracking_client.store.more == "kept"
     assert client._tracking_client.store is not store

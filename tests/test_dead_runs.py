@@ -148,7 +148,8 @@ def test_looking_for_dead_runs_does_not_go_through_the_tags_of_all_runs(lab: Lab
         runs = [f"{number:032x}" for number in range(22_000)]
         database.executemany(
             "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
-            " artifact_uri, experiment_id, user_id, source_type) VALUES (?, 'a', 'FINISHED', 1, 9, 'active',"
+            " artifact_uri, experiment_id, user_id, source_type)"
+            " VALUES (?, 'a', 'FINISHED', 1, 9, 'active',"
             f" '/some/where/mlartifacts/lab', {int(experiment)}, 'u', 'LOCAL')",
             [(run,) for run in runs],
         )

@@ -35,7 +35,7 @@ heavy: {type: lab.heavy_datasets.Heavy, filepath: a}
 
 @pytest.fixture
 def own_datasets(lab: Lab) -> Iterator[None]:
-    """Modules of the project, one with datasets made of the metrics dataset and one that is heavy."""
+    """Modules of the project: one with kinds of the metrics dataset, and one that is heavy."""
     package = lab.path / "src" / "lab"
     files = {package / "own_datasets.py": DATASETS, package / "heavy_datasets.py": HEAVY}
     for path, text in files.items():
@@ -81,11 +81,11 @@ def test_other_data_under_a_name_that_the_factory_takes_is_explained(lab: Lab) -
     frame = pd.DataFrame({"customer": [1, 2]})
     pipeline = Pipeline([Node(lambda: frame, None, "customer_metrics", name="count")])
     params = {"project_path": str(lab.path), "kedro_version": "1", "pipeline_names": ["x"]}
-    session._hook_manager.hook.before_pipeline_run(  # type: ignore[attr-defined]
+    session._hook_manager.hook.before_pipeline_run(
         run_params=params, pipeline=pipeline, catalog=catalog
     )
 
-    with pytest.raises(DatasetError, match="not customer 0 1 1 2 .DataFrame.") as caught:
+    with pytest.raises(DatasetError, match=r"not customer 0 1 1 2 .DataFrame.") as caught:
         catalog.save("customer_metrics", frame)
 
     text = str(caught.value)

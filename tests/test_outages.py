@@ -601,7 +601,7 @@ def test_a_password_that_is_refused_later(
             lab.run("flow", params={"yields": 20, "pause": 0.1})
         proxy.always = None
 
-        assert [r for r in caplog.records if "error code 401" in r.getMessage()]
+        assert [r for r in caplog.records if "status 401" in r.getMessage()]
         assert lab.sync()[0]
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"

@@ -203,7 +203,8 @@ def fill(store: Path, experiment: str, number: int) -> None:
     with sqlite3.connect(store) as database:
         database.executemany(
             "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
-            " artifact_uri, experiment_id, user_id, source_type) VALUES (?, 'a', 'FINISHED', ?, 9, 'active',"
+            " artifact_uri, experiment_id, user_id, source_type)"
+            " VALUES (?, 'a', 'FINISHED', ?, 9, 'active',"
             f" '/some/where/artifacts', {int(experiment)}, 'u', 'LOCAL')",
             runs,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                 return
             if not all(metric.has_steps for metric in metrics.values()):
                 delivery.look_up_steps(binding.name, again=self._binding is None)
+            _check_keys(delivery, metrics)
             steps = delivery.steps.number(metrics, binding.name)
         except PointsError as error:
             hint = "" if isinstance(data, Mapping) else binding.hint
@@ -237,6 +238,15 @@ def _to_read(binding: Binding) -> list[Delivery]:
 
     own = binding.destination
     return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
+
+
+def _check_keys(delivery: Delivery, keys: Collection[str]) -> None:
+    """Raise an error if the store would take two keys for one: MySQL's does."""
+    run = delivery.destination
+    if run.tracking_uri.startswith("mysql"):
+        from .store.keys import check_keys
+
+        check_keys(run.tracking_uri, run.run_id, keys, delivery.last_steps)
 
 
 def _restored(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from .provenance import kedro_tags, new_parameters, pipeline_name, printable, so
 from .redaction import redact
 from .scanning.uris import charts
 from .store.errors import TrackingError, reason
+from .store.keys import distinct
 from .store.mlflow_store import RETRY_SECONDS
 
 if TYPE_CHECKING:
@@ -149,7 +150,10 @@ class TrackedRun:
 
         if self._delivery is None or self.run is None:
             return
-        new = new_parameters(parameters, {} if self.owned_run_id else self.run.data.params)
+        known = {} if self.owned_run_id else self.run.data.params
+        new = new_parameters(parameters, known)
+        uri = self._delivery.destination.tracking_uri
+        new = [(name, parameters[name]) for name in distinct(uri, dict(new), known)]
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
                 part = dict(new[start : start + PARAMS_PER_REQUEST])

@@ -14,6 +14,7 @@ from ..names import Tag
 from ..process.liveness import is_gone
 from ..process.state import gc_paused_for_import, process_state
 from ..redaction import redact, without_credentials
+from ..store.client import require_mlflow
 from ..store.errors import WAYS_OUT, StoreUnavailableError, as_tracking_error, reason
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.sqlite import create_private
@@ -141,6 +142,7 @@ def _tracking(
     """With the store open and the process set for it; it stays so, unless something fails."""
     state, deadline = process_state(), store.deadline(START_SECONDS)
     with as_tracking_error(store.uri, ways_out), gc_paused_for_import(), deadline:
+        require_mlflow(store.uri)
         store.open()
         try:
             # The first request needs the credentials.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -142,8 +143,10 @@ class Route:
         found = self._ask(lambda store, run_id: store.histories(run_id, start))
         for request in self._waiting():
             for key, value, step, timestamp, _ in request.points:
-                if key.startswith(start) and (timestamp, step, value) not in found.get(key, ()):
-                    found.setdefault(key, []).append((timestamp, step, value))
+                # One and the same NaN is equal to itself within a tuple.
+                point = timestamp, step, math.nan if math.isnan(value) else value
+                if key.startswith(start) and point not in found.get(key, ()):
+                    found.setdefault(key, []).append(point)
         return {key: sorted(found[key]) for key in sorted(found)}
 
     def _ask(self, request: Callable[[MlflowStore, str], T]) -> T:

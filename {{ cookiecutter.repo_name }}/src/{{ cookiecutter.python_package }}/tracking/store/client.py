@@ -2,24 +2,54 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
-import threading
+import sys
 from collections.abc import Callable
-from concurrent.futures import Future, wait
 from copy import copy
+from importlib.util import find_spec
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..process.state import gc_paused_for_import
+from .errors import TrackingError, check_answer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from .database import Retry
+
+LEAST_TIMEOUT = 0.5
 _IMPORTED_IN = os.getpid()
 
 
-def make_client(tracking_uri: str, timeout: Callable[[], float]) -> MlflowClient:
-    """MLflow's client of a store; ``timeout`` tells the seconds for a request to a server."""
+def require_mlflow(tracking_uri: str) -> None:
+    """Check that MLflow is installed, and what it needs for this store.
+
+    Raises:
+        TrackingError: It is not; or it is mlflow-skinny, which has nothing for SQL stores.
+    """
+    needed = ["mlflow"]
+    if not tracking_uri.startswith("http"):
+        needed += ["sqlalchemy", "alembic"]
+    if missing := [name for name in needed if find_spec(name) is None]:
+        what = "MLflow is" if missing[0] == "mlflow" else f"{missing[0]}, a part of MLflow, is"
+        raise TrackingError(
+            f"{what} not installed in {sys.prefix}; run `pip install mlflow` there, or set"
+            " 'track: never' in mlflow.yml to run without it."
+        )
+
+
+def make_client(tracking_uri: str, retry: Retry) -> MlflowClient:
+    """MLflow's client of a store, whose requests are made within a deadline."""
+
+    def timeout() -> float:
+        limit = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or math.inf)
+        return min(max(retry.seconds_left(), LEAST_TIMEOUT), limit)
+
+    # MLflow (3.17) logs each error of a database with its traceback, the SQL and all values.
+    logging.getLogger("mlflow.store.db.utils").addFilter(retry.lets_log)
     with gc_paused_for_import():
         from mlflow import MlflowClient
         from mlflow.store.tracking.rest_store import RestStore
@@ -27,6 +57,7 @@ def make_client(tracking_uri: str, timeout: Callable[[], float]) -> MlflowClient
         client = MlflowClient(tracking_uri=tracking_uri)
     service = client._tracking_client
     if engine := getattr(service.store, "engine", None):
+        logging.getLogger(engine.pool.logger.name).addFilter(retry.lets_log)  # lost connections
         # MLflow keeps the engine, by URI: its connections may be to a file that was removed. In a
         # forked process they belong to the parent, which alone may close them
         # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
@@ -51,7 +82,7 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
 
     def http_request(*arguments: Any, **options: Any) -> Any:
         options |= {"max_retries": 0, "timeout": timeout(), "raise_on_status": False}
-        return rest_utils.http_request(*arguments, **options)
+        return check_answer(rest_utils.http_request(*arguments, **options))
 
     call_endpoint = _with_globals(rest_utils.call_endpoint, http_request=http_request)
     method = _with_globals(type(store)._call_endpoint, call_endpoint=call_endpoint)
@@ -68,27 +99,3 @@ def _with_globals(function: Any, **names: Any) -> FunctionType:
     )
     same.__kwdefaults__ = function.__kwdefaults__
     return same
-
-
-def probe_database(uri: str, seconds: float) -> None:
-    """Check that a database server answers: MLflow's client would try for 100 s, or for ever."""
-    if uri.partition(":")[0].partition("+")[0] not in ("postgresql", "mysql", "mssql"):
-        return
-    from sqlalchemy import create_engine
-    from sqlalchemy.pool import NullPool
-
-    engine = create_engine(uri, poolclass=NullPool)
-    outcome: Future[None] = Future()
-
-    def connect() -> None:
-        try:
-            engine.connect().close()
-            outcome.set_result(None)
-        except Exception as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=connect, name="mlflow-probe", daemon=True).start()
-    wait([outcome], seconds)
-    if not outcome.done():
-        raise TimeoutError("it does not answer in time")
-    outcome.result()

@@ -1,21 +1,34 @@
 """What goes wrong with a store: what may be tried again, and what the user reads."""
 
+from __future__ import annotations
+
 import json
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..redaction import redact
+from .problems import (
+    Problem,
+    database_problem,
+    driver_error,
+    driver_text,
+    is_transient_in_database,
+)
 
-# 408 and 429 ask for another try; 5xx say that it was not the request's fault.
-_TRANSIENT = {408, 429, 500, 502, 503, 504}
-_LOGIN_REFUSED = {401, 403}
+if TYPE_CHECKING:
+    from requests import Response
 
+# 408 and 429 ask for another try; 5xx say that it was not the request's fault, but for these two.
+_TRANSIENT, _REFUSED_5XX = {408, 425, 429}, {501, 505}
+_BY_STATUS = {401: Problem.LOGIN, 403: Problem.RIGHTS, 413: Problem.TOO_LARGE}
+
+START = "; start it"
 WAYS_OUT = (
-    "; start it, set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
+    START + ", set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
     " it for now"
 )
 
@@ -30,42 +43,134 @@ class StoreUnavailableError(TrackingError):
     def __init__(self, uri: str, error: BaseException, ways_out: str = "") -> None:
         self.uri = uri
         self.ways_out = ways_out
+        self.problem: Problem | None = problem_of(error)
         self.reason: str = (
             error.reason if isinstance(error, StoreUnavailableError) else reason(error)
         )
+        if self.problem:
+            ways_out = ways_out.replace(START, f"; {self.problem.todo}")
         super().__init__(
             f"The MLflow store {redact(uri)} can't be reached: {self.reason}{ways_out}."
         )
 
 
+class StoreRefusedError(TrackingError):
+    """The store refuses what it is asked, and will do so until somebody mends the ``problem``."""
+
+    def __init__(self, uri: str, problem: Problem, error: BaseException) -> None:
+        self.problem = problem
+        self.reason: str = reason(error)
+        super().__init__(
+            f"The MLflow store {redact(uri)} can't be used: {self.reason}; {problem.todo}, or set"
+            " another 'tracking_uri' in mlflow.yml."
+        )
+
+
+class AnswerError(Exception):
+    """An HTTP answer that is not an MLflow server's."""
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        super().__init__(text)
+
+    def get_http_status_code(self) -> int:
+        """As MLflow's errors have it."""
+        return self.status
+
+
+def check_answer(response: Response) -> Response:
+    """The HTTP answer, if MLflow's client can read it; an error with the status if it can't.
+
+    MLflow (3.17) calls every status that it does not expect, and a page in HTML, an internal error
+    (500), as if another try could mend it.
+    """
+    status = response.status_code
+    if _is_transient_status(status) or _has_error_code(response):
+        return response
+    is_page = "html" in response.headers.get("Content-Type", "") or response.text[:1] == "<"
+    if status < 300 and not is_page:  # noqa: PLR2004
+        return response
+    page = ", with a page in HTML" if is_page and status < 300 else ""  # noqa: PLR2004
+    raise AnswerError(status, f"status {status} {response.reason or ''}".rstrip() + page)
+
+
+def _has_error_code(response: Response) -> bool:
+    try:
+        answer: Any = response.json()
+    except ValueError:
+        return False
+    return isinstance(answer, dict) and "error_code" in answer
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may succeed later: the store was not reached, busy or locked."""
-    # The errors of requests are OSErrors.
-    if isinstance(error, StoreUnavailableError | OSError | json.JSONDecodeError):
+    if isinstance(error, StoreUnavailableError):
         return True
-    transient = _is_transient_in_database(error)
-    if transient is None and error.__cause__ is not None:  # MLflow's error of the database's
-        transient = _is_transient_in_database(error.__cause__)
-    return _status(error) in _TRANSIENT if transient is None else transient
+    if isinstance(error, StoreRefusedError):
+        return False
+    if driver := driver_error(error):
+        return is_transient_in_database(driver)
+    # The errors of requests are OSErrors; SQLAlchemy's, where its pool has no free connection.
+    if isinstance(error, OSError | json.JSONDecodeError) or _is_of_pool(error):
+        return True
+    status = _status(error)
+    return status is not None and _is_transient_status(status)
+
+
+def is_login_refused(error: BaseException) -> bool:
+    """Whether the store refuses the user or what the user may do; a password may be changed."""
+    return problem_of(error) in (Problem.LOGIN, Problem.RIGHTS)
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether the store, or what answers in its place, refuses, and no other try mends that."""
+    return problem_of(error) not in (None, Problem.TOO_MANY)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether nothing can be written to the store now; a password may have been changed."""
-    return is_transient(error) or _status(error) in _LOGIN_REFUSED
+    """Whether nothing can be written to the store now, though to no fault of the request's."""
+    refused = is_refused(error) and problem_of(error) not in (Problem.TOO_LARGE, Problem.ANSWER)
+    return is_transient(error) or refused
 
 
-def _is_transient_in_database(error: BaseException) -> bool | None:
-    """Whether an error of a database is transient; None if it is not an error of a database."""
-    driver = getattr(error, "orig", error)  # SQLAlchemy's error has the driver's
-    sqlite = sys.modules.get("sqlite3")
-    if sqlite and isinstance(driver, sqlite.Error):  # not a full disk, nor a read-only file
-        return "locked" in str(driver) or "busy" in str(driver)
-    sql = sys.modules.get("sqlalchemy.exc")
-    if sql is None or not isinstance(error, sql.DBAPIError | sql.TimeoutError):
-        return None
-    # MLflow calls those BAD_REQUEST that are not OperationalErrors; a lost connection may be any.
-    refused = (sql.IntegrityError, sql.DataError, sql.ProgrammingError, sql.NotSupportedError)
-    return not isinstance(error, refused)
+def problem_of(error: BaseException) -> Problem | None:
+    """What is the matter with the store, if it is one of the known problems."""
+    if isinstance(error, StoreUnavailableError | StoreRefusedError):
+        return error.problem
+    if driver := driver_error(error):
+        return database_problem(driver)
+    return _BY_STATUS.get(
+        _status(error) or 0, Problem.ANSWER if isinstance(error, AnswerError) else None
+    )
+
+
+def refined(uri: str, error: Exception) -> Exception:
+    """The error to raise for one of a request: without SQL, values and passwords in its text."""
+    if is_transient(error):
+        return StoreUnavailableError(uri, error)
+    if problem := problem_of(error):
+        return (
+            error
+            if isinstance(error, StoreRefusedError)
+            else (StoreRefusedError(uri, problem, error))
+        )
+    if driver_error(error):
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+        return MlflowException(reason(error), BAD_REQUEST)
+    return error
+
+
+def _is_transient_status(status: int) -> bool:
+    return status in _TRANSIENT or (status >= 500 and status not in _REFUSED_5XX)  # noqa: PLR2004
+
+
+def _is_of_pool(error: BaseException) -> bool:
+    for found in (error, error.__cause__):
+        if type(found).__module__ == "sqlalchemy.exc" and type(found).__name__ == "TimeoutError":
+            return True
+    return False
 
 
 def _status(error: BaseException) -> int | None:
@@ -76,13 +181,17 @@ def _status(error: BaseException) -> int | None:
 
 def reason(error: BaseException) -> str:
     """Why a request failed, in a few words and without secrets."""
-    driver = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-    text = str(driver).strip().partition("\n")[0]
+    if isinstance(error, StoreUnavailableError | StoreRefusedError):
+        return error.reason
+    driver = driver_error(error)
+    text = driver_text(driver) if driver else str(error).strip().partition("\n")[0]
     if found := re.search(r"\[Errno -?\d+\] ([^\"'()\[\]]+)", text):  # deep in urllib3's text
         text = found[1]
     elif "timed out" in text:
         text = "it does not answer in time"
-    return redact(text).strip().rstrip(".") or type(error).__name__
+    text = redact(text).strip().rstrip(".") or type(error).__name__
+    problem = problem_of(error)
+    return f"{problem.text} ({text})" if problem else text
 
 
 @contextmanager
@@ -95,6 +204,8 @@ def as_tracking_error(uri: str, ways_out: str = WAYS_OUT) -> Iterator[None]:
     except TrackingError:
         raise
     except Exception as error:
+        if problem := problem_of(error):
+            raise StoreRefusedError(uri, problem, error) from None
         # Not chained: MLflow's own errors have the URI with its password.
         raise TrackingError(
             f"The MLflow store {redact(uri)} can't be used: {reason(error)};"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..names import Tag
@@ -15,9 +15,9 @@ from ..points import Point, allowed_name
 from ..process.state import gc_paused, process_state
 from ..redaction import redact
 from ..scanning.uris import sqlite_path
-from . import queries
-from .client import make_client, probe_database
-from .errors import StoreUnavailableError, TrackingError, is_transient, reason
+from . import database, queries
+from .client import make_client
+from .errors import StoreUnavailableError, TrackingError, is_transient, reason, refined
 from .sqlite import make_or_check
 
 if TYPE_CHECKING:
@@ -30,28 +30,31 @@ StrMap = Mapping[str, str]
 # For how many seconds requests are tried, unless another deadline has been set.
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-LEAST_TIMEOUT = 0.5
 MOST_RUNS = 50_000  # that MLflow finds in one request
 MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has a metrics dataset
 
 
 class Retry:
-    """Makes requests again, within a deadline; each thread has its own."""
+    """Makes requests again, within a deadline; each thread has its own.
+
+    A thread without one is helping another with its request, and has that one's.
+    """
 
     def __init__(self) -> None:
-        self._thread = threading.local()
+        self._deadlines: dict[int, float] = {}  # by thread
 
     @contextmanager
     def deadline(self, seconds: float | None = None) -> Iterator[None]:
         """All requests within the block have so many seconds together; an outer deadline wins."""
-        is_outer = getattr(self._thread, "until", None) is None
+        thread = threading.get_ident()
+        is_outer = thread not in self._deadlines
         if is_outer:
-            self._thread.until = time.monotonic() + (seconds or RETRY_SECONDS)
+            self._deadlines[thread] = time.monotonic() + (seconds or RETRY_SECONDS)
         try:
             yield
         finally:
             if is_outer:
-                self._thread.until = None
+                self._deadlines.pop(thread, None)
 
     def __call__(self, request: Callable[[], T]) -> T:
         """Make a request, again and again until the deadline while its error is transient."""
@@ -66,24 +69,19 @@ class Retry:
                 time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
                 wait = min(wait * 2, LONGEST_WAIT)
 
-    def shared(self) -> Callable[[], AbstractContextManager[None]]:
-        """This thread's deadline, for a ``with`` on threads that work for it."""
-        until = time.monotonic() + self.seconds_left()
-        return lambda: self.deadline(max(until - time.monotonic(), LEAST_TIMEOUT))
+    def lets_log(self, record: logging.LogRecord) -> bool:
+        """Whether a logger may warn of an error: not where requests are made again, or raise it."""
+        return record.levelno < logging.WARNING or threading.get_ident() not in self._deadlines
 
     def extend(self, seconds: float) -> None:
         """Move the deadline."""
-        self._thread.until += seconds
+        self._deadlines[threading.get_ident()] += seconds
 
     def seconds_left(self) -> float:
         """Seconds until the deadline; less than none when it is over."""
-        until = getattr(self._thread, "until", None)
-        return RETRY_SECONDS if until is None else until - time.monotonic()
-
-    def timeout(self) -> float:
-        """Seconds for one request; the user's MLFLOW_HTTP_REQUEST_TIMEOUT, if that is less."""
-        limit = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or RETRY_SECONDS)
-        return min(max(self.seconds_left(), LEAST_TIMEOUT), limit)
+        known = dict(self._deadlines)
+        others = min(known.values(), default=time.monotonic() + RETRY_SECONDS)
+        return known.get(threading.get_ident(), others) - time.monotonic()
 
 
 class MlflowStore:
@@ -98,12 +96,14 @@ class MlflowStore:
         self.retry = Retry()
         self.deadline = self.retry.deadline
         self._path = sqlite_path(uri)
+        self.keys: Any = None  # keys.py: what is known of a MySQL store's
+        self._is_database_server = bool(database.dialect(uri))
         self._client: MlflowClient | None = None
         self._client_inode: int | None = None  # the client's
         self._connecting = threading.Lock()
 
     def open(self) -> None:
-        """Make the store, if it is an SQLite file that is not there; else check that it answers.
+        """Make the store, where there is no file or an empty database; else check that it answers.
 
         Raises:
             TrackingError: The store can't be opened or written, or is another MLflow version's.
@@ -123,11 +123,13 @@ class MlflowStore:
             )
 
     def _open(self) -> str | None:
-        if self._path is None:
-            probe_database(self.uri, self.retry.seconds_left())
-            return None
         began = time.monotonic()
-        problem = make_or_check(self._path)
+        if self._path:
+            problem = make_or_check(self._path)
+        elif self._is_database_server:
+            problem = database.make_or_check(self.uri, self.retry.seconds_left())
+        else:
+            return None
         self.retry.extend(time.monotonic() - began)  # the time to create it does not count
         return problem
 
@@ -219,8 +221,7 @@ class MlflowStore:
 
     def histories(self, run_id: str, start: str) -> queries.History:
         """All points of all keys of the run that begin with ``start``."""
-        shared = self.retry.shared
-        return self.call(lambda client: queries.histories(client, run_id, start, shared()))
+        return self.call(lambda client: queries.histories(client, run_id, start))
 
     def newest_with(self, experiment: str, starts: Collection[str]) -> dict[str, str]:
         """By what keys begin with, the newest run of the experiment that has such keys."""
@@ -231,19 +232,30 @@ class MlflowStore:
     def call(self, request: Callable[[MlflowClient], T]) -> T:
         """What a request to MLflow's client returns; for what has no method here."""
         try:
-            return self.retry(lambda: request(self._connected()))
+            return self.retry(lambda: self._request(request))
         except Exception as error:
-            if is_transient(error):
-                raise StoreUnavailableError(self.uri, error) from None  # its text has the password
+            raise refined(self.uri, error) from None  # its text has the password
+
+    def _request(self, request: Callable[[MlflowClient], T]) -> T:
+        if not self._is_database_server:  # the others have a time limit of their own
+            return request(self._connected())
+        try:
+            return database.request(lambda: request(self._connected()), self.retry)
+        except TimeoutError:
+            self._client = None  # its connections hang
             raise
 
     def _connected(self) -> MlflowClient:
         """MLflow's client; a new one where the SQLite file has been replaced."""
         file = self._path.stat().st_ino if self._path and self._path.exists() else None
         with self._connecting:
-            if self._client is None or file != self._client_inode:
-                self._client, self._client_inode = make_client(self.uri, self.retry.timeout), file
-            return self._client
+            client = self._client
+            if client is None or file != self._client_inode:
+                if self._is_database_server:
+                    database.probe(self.uri, self.retry.seconds_left())
+                client = make_client(self.uri, self.retry)
+                self._client, self._client_inode = client, file
+            return client
 
 
 def _backend(client: MlflowClient) -> Any:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from ..names import METRICS_PER_REQUEST
@@ -143,16 +142,8 @@ def _query_newest(store: Any, experiment: str, most: int) -> Iterator[tuple[str,
             yield from keys.items()
 
 
-def histories(
-    client: MlflowClient,
-    run_id: str,
-    start: str,
-    deadline: Callable[[], AbstractContextManager[None]],
-) -> History:
-    """All points of all keys of the run that begin with ``start``.
-
-    ``deadline`` sets the caller's on the threads that read.
-    """
+def histories(client: MlflowClient, run_id: str, start: str) -> History:
+    """All points of all keys of the run that begin with ``start``."""
     from concurrent.futures import ThreadPoolExecutor
 
     store = client._tracking_client.store
@@ -164,8 +155,7 @@ def histories(
     keys = [key for key in last_steps(client, run_id) if key.startswith(start)]
 
     def read(key: str) -> list[tuple[int, int, float]]:
-        with deadline():
-            points = client.get_metric_history(run_id, key)
+        points = client.get_metric_history(run_id, key)
         return [(point.timestamp, point.step, _restored(point.value)) for point in points]
 
     with ThreadPoolExecutor(READERS) as readers:  # MLflow's REST API has one key a request

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..names import OUTBOX_TABLE
 from ..scanning.uris import sqlite_uri
 from .errors import TrackingError
+from .schema import CREATE_SECONDS, Schema, mismatch, settled
 
 if TYPE_CHECKING:
     import sqlite3
 
 OWNER_ONLY = 0o600
-# For how many seconds another process may create the store, and may hold it locked.
-CREATE_SECONDS, BUSY_SECONDS = 120.0, 2.0
-# MLflow migrates version by version: if the version has not changed for so many seconds, no other
-# process is migrating the store.
-MIGRATION_QUIET_SECONDS = 3.0
+# For how many seconds another process may hold the store locked.
+BUSY_SECONDS = 2.0
 
 
 def make_or_check(path: Path) -> str | None:
@@ -39,34 +37,10 @@ def make_or_check(path: Path) -> str | None:
     if not has_tables(path):
         _make(path)
         return None
-    version = _version(path)
-    if version == _versions()[0]:
+    schema = settled(partial(_schema, path))
+    if schema.is_current:
         return None
-    deadline = time.monotonic() + MIGRATION_QUIET_SECONDS
-    while time.monotonic() < deadline:  # another process may be at it: `mlflow ui`, say
-        time.sleep(0.1)
-        before, version = version, _version(path)
-        if version == _versions()[0]:
-            return None
-        if version != before:
-            deadline = time.monotonic() + MIGRATION_QUIET_SECONDS
-    return _mismatch(path, version)
-
-
-def _mismatch(path: Path, version: str | None) -> str:
-    import mlflow
-
-    if version is None:
-        return "it has other tables than MLflow's, or half of them; move the file away"
-    if version in _versions():
-        return (
-            f"its tables ({version}) are of an older MLflow than this one ({mlflow.__version__});"
-            f" save a copy and run `mlflow db upgrade {shlex.quote(sqlite_uri(path))}`"
-        )
-    return (
-        f"its tables ({version}) are of a newer MLflow than this one ({mlflow.__version__});"
-        " run `pip install --upgrade mlflow`"
-    )
+    return mismatch(schema, shlex.quote(sqlite_uri(path)), "move the file away")
 
 
 def has_tables(path: Path) -> bool:
@@ -79,27 +53,14 @@ def has_tables(path: Path) -> bool:
         return bool(found[0])
 
 
-def _version(path: Path) -> str | None:
-    """The version of MLflow's tables, as its migrations call it; None where there is none."""
-    import sqlite3
-
+def _schema(path: Path) -> Schema:
     with closing(_open(path)) as database:
-        try:
+        names = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = frozenset(name for (name,) in names)
+        row = None
+        if "alembic_version" in tables:
             row = database.execute("SELECT version_num FROM alembic_version").fetchone()
-        except sqlite3.OperationalError as error:
-            if "no such table" not in str(error):
-                raise
-            row = None
-        return row[0] if row else None
-
-
-def _versions() -> list[str]:
-    """All versions of the tables that this MLflow knows, its own first."""
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db.utils import _get_alembic_config
-
-    scripts = ScriptDirectory.from_config(_get_alembic_config(""))
-    return [script.revision for script in scripts.walk_revisions()]
+        return Schema(row[0] if row else None, tables)
 
 
 def _open(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
