@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import KEDRO, Lab, Process, Project, flat, points_in, wait_until
+from lab.tracking.delivery.opening import _close_dead_runs
 from lab.tracking.names import Tag
 from lab.tracking.process.liveness import is_gone, process_tags
+from lab.tracking.store.mlflow_store import store_at
 from mlflow import MlflowClient
+from sqlalchemy import event
 
 BEFORE = {"before_metrics.score": [(0, 0.5)]}
 
@@ -120,3 +125,53 @@ def test_runs_of_others_are_left(lab: Lab) -> None:
 
     assert client.get_run(dead.info.run_id).info.status == "KILLED"
     assert {client.get_run(run.info.run_id).info.status for run in foreign} == {"RUNNING"}
+
+
+def test_a_dead_run_is_found_among_living_ones(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    experiment = client.create_experiment("lab")
+    living = [client.create_run(experiment, tags=process_tags()) for _ in range(5)]
+    dead = client.create_run(experiment, tags={**process_tags(), Tag.PROCESS: "999999 1"})
+
+    lab.run("everything", node_names=["a"])
+
+    assert client.get_run(dead.info.run_id).info.status == "KILLED"
+    assert {client.get_run(run.info.run_id).info.status for run in living} == {"RUNNING"}
+
+
+def test_looking_for_dead_runs_does_not_go_through_the_tags_of_all_runs(lab: Lab) -> None:
+    """With 22,000 runs that took 190 ms instead of 3 to 9."""
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    experiment = client.create_experiment("lab")
+    store = store_at(f"sqlite:///{lab.store}")
+    with sqlite3.connect(lab.store) as database:
+        runs = [f"{number:032x}" for number in range(22_000)]
+        database.executemany(
+            "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
+            " artifact_uri, experiment_id, user_id, source_type)"
+            " VALUES (?, 'a', 'FINISHED', 1, 9, 'active',"
+            f" '/some/where/mlartifacts/lab', {int(experiment)}, 'u', 'LOCAL')",
+            [(run,) for run in runs],
+        )
+        database.executemany(
+            "INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)",
+            [(*tag, run) for run in runs for tag in process_tags().items()],
+        )
+    steps = 0
+
+    def count(connection: Any, record: Any) -> None:
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+
+        connection.set_progress_handler(step, 1000)
+
+    client.search_runs([experiment], max_results=1)
+    engine: Any = store.call(lambda client: client._tracking_client.store.engine)
+    engine.dispose()
+    event.listen(engine, "connect", count)
+    _close_dead_runs(store, experiment, ())
+    event.remove(engine, "connect", count)
+    engine.dispose()
+
+    assert 0 < steps < 500, "thousands of instructions of SQLite's, for a scan of the runs alone"

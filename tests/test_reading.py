@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from faults import Server
 from helpers import KEDRO, Lab, Project, points_in
+from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from lab.tracking.store.errors import TrackingError
@@ -173,8 +174,8 @@ def test_without_that_option_an_output_of_an_earlier_run_does_not_exist(lab: Lab
     run_nodes(
         lab,
         lambda catalog: [
-            Node(partial(make, catalog), None, "chain_metrics", name="make"),
-            Node(partial(look, catalog), "chain_metrics", None, name="look"),
+            Node(lambda: make(catalog), None, "chain_metrics", name="make"),
+            Node(lambda metrics: look(catalog, metrics), "chain_metrics", None, name="look"),
         ],
     )
 
@@ -183,8 +184,9 @@ def test_without_that_option_an_output_of_an_earlier_run_does_not_exist(lab: Lab
 
 def test_a_tracking_server_is_read_from_in_parts(lab: Lab, server: Server) -> None:
     lab.configure(tracking_uri=server.url)
-    lab.run("chain", params=PARAMS, node_names=["train"])
     client = MlflowClient(server.url)
+    client.search_experiments()  # the first request is slow
+    lab.run("chain", params=PARAMS, node_names=["train"])
     experiment = lab.runs()[0].info.experiment_id
     for _ in range(25):  # more than the first part has
         client.create_run(experiment)
@@ -201,8 +203,9 @@ def fill(store: Path, experiment: str, number: int) -> None:
     with sqlite3.connect(store) as database:
         database.executemany(
             "INSERT INTO runs (run_uuid, name, status, start_time, end_time, lifecycle_stage,"
-            " artifact_uri, experiment_id, source_type) VALUES (?, 'a', 'FINISHED', ?, 9, 'active',"
-            f" '/some/where/artifacts', {int(experiment)}, 'LOCAL')",
+            " artifact_uri, experiment_id, user_id, source_type)"
+            " VALUES (?, 'a', 'FINISHED', ?, 9, 'active',"
+            f" '/some/where/artifacts', {int(experiment)}, 'u', 'LOCAL')",
             runs,
         )
         database.executemany(

@@ -34,6 +34,7 @@ def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
     from .config import current_config
     from .delivery.sync import sync as sync_outbox
     from .process.state import process_state
+    from .store.client import require_mlflow
 
     with KedroSession.create(project_path=metadata.project_path, env=env) as session:
         assert isinstance(session, KedroSession)
@@ -44,5 +45,6 @@ def sync(metadata: ProjectMetadata, env: str | None, running: bool) -> None:
             "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
         )
     uri, project_path = config.tracking_uri, metadata.project_path
+    require_mlflow("sqlite:///")  # of the outbox
     process_state().begin_tracking(uri, config.credentials)  # it ends with the process
     sys.exit(0 if sync_outbox(uri, project_path, click.echo, running=running) else 1)

@@ -14,6 +14,7 @@ from ..names import OUTBOX_FILE, Tag
 from ..process.liveness import is_gone
 from ..process.state import gc_paused_for_import, process_state
 from ..redaction import redact
+from ..store.client import require_mlflow
 from ..store.errors import StoreUnavailableError, as_tracking_error, reason
 from ..store.mlflow_store import MlflowStore, store_at
 from .outbox import Outbox
@@ -84,6 +85,7 @@ def _tracking(store: MlflowStore, credentials: Mapping[str, str]) -> Iterator[No
     state = process_state()
     deadline = store.deadline(START_SECONDS)
     with as_tracking_error(store.uri), gc_paused_for_import(), deadline, ExitStack() as undo:
+        require_mlflow(store.uri)
         store.open()
         state.begin_tracking(store.uri, credentials)  # the first request needs the credentials
         undo.callback(state.end_tracking)

@@ -3,18 +3,38 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from importlib.util import find_spec
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from ..process.state import gc_paused_for_import
+from .errors import TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _IMPORTED_IN = os.getpid()
+
+
+def require_mlflow(tracking_uri: str) -> None:
+    """Check that MLflow is installed, and what it needs for this store.
+
+    Raises:
+        TrackingError: It is not; or it is mlflow-skinny, which has nothing for SQL stores.
+    """
+    needed = ["mlflow"]
+    if not tracking_uri.startswith("http"):
+        needed += ["sqlalchemy", "alembic"]
+    if missing := [name for name in needed if find_spec(name) is None]:
+        what = "MLflow is" if missing[0] == "mlflow" else f"{missing[0]}, a part of MLflow, is"
+        raise TrackingError(
+            f"{what} not installed in {sys.prefix}; run `pip install mlflow` there, or set"
+            " 'track: never' in mlflow.yml to run without it."
+        )
 
 
 def make_client(tracking_uri: str, timeout: Callable[[], float]) -> MlflowClient:
