@@ -82,7 +82,7 @@ def test_other_data_under_a_name_that_the_factory_takes_is_explained(lab: Lab) -
     frame = pd.DataFrame({"customer": [1, 2]})
     pipeline = Pipeline([Node(lambda: frame, None, "customer_metrics", name="count")])
     params = {"project_path": str(lab.path), "kedro_version": "1", "pipeline_names": ["x"]}
-    session._hook_manager.hook.before_pipeline_run(  # type: ignore[attr-defined]
+    session._hook_manager.hook.before_pipeline_run(
         run_params=params, pipeline=pipeline, catalog=catalog
     )
 

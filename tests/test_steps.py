@@ -184,7 +184,12 @@ def test_threads_that_read_have_the_callers_deadline(
     store = store_at(server.url)
     left: list[float] = []
     timeout = store.retry.timeout
-    monkeypatch.setattr(store.retry, "timeout", lambda: left.append(timeout()) or timeout())
+
+    def recorded() -> float:
+        left.append(timeout())
+        return left[-1]
+
+    monkeypatch.setattr(store.retry, "timeout", recorded)
     store._client = None  # made anew, with that
 
     with store.deadline(5.0):
