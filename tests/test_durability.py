@@ -72,7 +72,7 @@ def started(project: Project, diary: Diary):  # type: ignore[no-untyped-def]
     return project.started(KEDRO, "run", f"--params=diary={diary.path}")
 
 
-@pytest.mark.parametrize("state", ["hung", "killed"])
+@pytest.mark.parametrize("state", ["hung", pytest.param("killed", marks=pytest.mark.slow)])
 def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     served: tuple[Project, Server], tmp_path: Path, state: str
 ) -> None:
@@ -98,7 +98,7 @@ def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     assert [run.info.status for run in project.runs()] == ["KILLED"]
 
 
-@pytest.mark.parametrize("state", ["hung", "killed"])
+@pytest.mark.parametrize("state", ["hung", pytest.param("killed", marks=pytest.mark.slow)])
 def test_a_process_that_is_told_to_end_waits_for_no_store(
     served: tuple[Project, Server], tmp_path: Path, state: str
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
-from helpers import Lab
+from helpers import Lab, Project, flat
 from kedro.io import AbstractDataset, DatasetError
 from kedro.pipeline import Node, Pipeline
 from lab.tracking.dataset import MlflowMetricsDataset
@@ -35,7 +36,7 @@ heavy: {type: lab.heavy_datasets.Heavy, filepath: a}
 
 @pytest.fixture
 def own_datasets(lab: Lab) -> Iterator[None]:
-    """Modules of the project: one with kinds of the metrics dataset, and one that is heavy."""
+    """Two modules of the project: one makes datasets of the metrics dataset, one is heavy."""
     package = lab.path / "src" / "lab"
     files = {package / "own_datasets.py": DATASETS, package / "heavy_datasets.py": HEAVY}
     for path, text in files.items():
@@ -85,7 +86,9 @@ def test_other_data_under_a_name_that_the_factory_takes_is_explained(lab: Lab) -
         run_params=params, pipeline=pipeline, catalog=catalog
     )
 
-    with pytest.raises(DatasetError, match=r"not customer 0 1 1 2 .DataFrame.") as caught:
+    with pytest.raises(
+        DatasetError, match=r"not customer 0.* \(DataFrame\); return a dict"
+    ) as caught:
         catalog.save("customer_metrics", frame)
 
     text = str(caught.value)
@@ -94,3 +97,48 @@ def test_other_data_under_a_name_that_the_factory_takes_is_explained(lab: Lab) -
     with pytest.raises(DatasetError) as caught:
         catalog.save("customer_metrics", {"a": "text"})
     assert "pattern" not in str(caught.value)
+
+
+WITHOUT = """
+import runpy, sys
+
+class Hidden:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, *more):
+        return None if name == {missing!r} else self.finder.find_spec(name, *more)
+
+sys.meta_path[:] = map(Hidden, sys.meta_path)
+sys.argv = ["kedro", *{arguments!r}]
+runpy.run_module("kedro", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("command", [["run", "--pipelines=same_key"], ["metrics", "sync"]])
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("mlflow", "MLflow is not installed in"), ("alembic", "alembic, a part of MLflow, is not")],
+)
+def test_without_mlflow_a_sentence_says_what_to_install(
+    lab_path: Path, command: list[str], missing: str, said: str
+) -> None:
+    script = WITHOUT.format(missing=missing, arguments=command)
+    own = lab_path / "src/lab/pipelines/own_calls"
+    hidden = own.rename(lab_path / "own_calls")  # it imports MLflow itself
+    project = Project(lab_path)
+    try:
+        project.outbox.touch()
+        done = project.attempt(sys.executable, "-c", script)
+    finally:
+        project.outbox.unlink()
+        hidden.rename(own)
+
+    assert done.returncode == 1
+    printed = flat(done.stdout + done.stderr)
+    assert said in printed
+    assert "run `pip install mlflow` there" in printed
+    assert "Traceback" not in printed

@@ -193,6 +193,7 @@ def test_a_database_server_that_never_answers_is_an_error_within_10_seconds(lab:
         assert time.monotonic() - start < 10
 
 
+@pytest.mark.slow
 def test_a_database_locked_for_longer_is_an_error_within_10_seconds(lab: Lab) -> None:
     with closing(sqlite3.connect(lab.store, isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
@@ -257,6 +258,7 @@ def test_a_failed_run_is_synced_as_failed(lab: Lab, gone: Server) -> None:
     assert run.data.tags["kedro.error"] == "ValueError: the data is gone: https://example.com/data"
 
 
+@pytest.mark.slow
 def test_an_external_run_is_synced_and_left_open(lab: Lab, server: Server) -> None:
     client = MlflowClient(server.url)
     run_id = client.create_run("0").info.run_id
@@ -336,6 +338,7 @@ def test_a_run_taken_for_dead_whose_end_was_in_the_outbox(
     assert "kedro.error" not in run.data.tags
 
 
+@pytest.mark.slow
 def test_runs_that_the_catalog_names_in_an_outage(
     lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -369,6 +372,7 @@ def test_a_run_that_the_catalog_names_and_that_is_not_there(lab: Lab) -> None:
         lab.run("everything", node_names=["a"])
 
 
+@pytest.mark.slow
 def test_nested_runs_of_a_node_are_synced_with_their_parent(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     lab.run("nested")
@@ -400,6 +404,7 @@ def test_an_outbox_that_can_not_be_read_fails_no_run_whose_store_is_there(
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_one_sync_at_a_time(lab: Lab, gone: Server) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     lab.run("everything", node_names=["a"])

@@ -96,12 +96,12 @@ class TrackedRun:
 
     def open(self, resolved: Resolved, new: NewRun | None, catalog_runs: Collection[str]) -> None:
         """Open the resolved run, make it the active one, and gather small saves."""
-        from mlflow import ActiveRun
-
         destination, run = open_destination(
             self._config, resolved, self._outbox, new, catalog_runs, user=self
         )
         if destination and run:
+            from mlflow import ActiveRun
+
             delivery = delivery_to(destination)
             delivery.open()
             self.run, self.destination, self._delivery = run, destination, delivery

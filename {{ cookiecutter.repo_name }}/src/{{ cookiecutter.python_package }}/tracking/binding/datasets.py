@@ -95,6 +95,7 @@ def bind_sources(
         TrackingError: An input that no run has.
     """
     from ..store.errors import TrackingError
+    from ..store.mlflow_store import MOST_SEARCHED
 
     starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
     newest = _newest_with(starts, run) if starts else {}
@@ -104,10 +105,15 @@ def bind_sources(
         if dataset.run_id:  # that run, and no other
             source = own if dataset.exists() else None
         if name in inputs and source is None:
+            searched = f"none of the newest {MOST_SEARCHED:,} MLflow runs of the experiment has"
+            if dataset.run_id:
+                searched = (
+                    f"the MLflow run {dataset.run_id}, which the catalog names, does not have"
+                )
             raise TrackingError(
-                f"{name!r} is an input of this pipeline, and no MLflow run of the experiment has"
-                f" metrics that begin with {binding.start!r}; run the nodes that make it, too, or"
-                f" give its entry in the catalog the 'run_id' of a run that has it.{binding.hint}"
+                f"{name!r} is an input of this pipeline, and {searched} metrics that begin with"
+                f" {binding.start!r}; run the nodes that make it, too, or give its entry in the"
+                f" catalog the 'run_id' of a run that has it.{binding.hint}"
             )
         if source and source != own:
             logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)

@@ -85,7 +85,8 @@ def check_answer(response: Response) -> Response:
     (500), as if another try could mend it.
     """
     status = response.status_code
-    if _is_transient_status(status) or _has_error_code(response):
+    # By 404 MLflow finds out that an older server lacks an endpoint, and asks another.
+    if status == 404 or _is_transient_status(status) or _has_error_code(response):  # noqa: PLR2004
         return response
     is_page = "html" in response.headers.get("Content-Type", "") or response.text[:1] == "<"
     if status < 300 and not is_page:  # noqa: PLR2004
@@ -139,9 +140,12 @@ def problem_of(error: BaseException) -> Problem | None:
         return error.problem
     if driver := driver_error(error):
         return database_problem(driver)
-    return _BY_STATUS.get(
-        _status(error) or 0, Problem.ANSWER if isinstance(error, AnswerError) else None
-    )
+    is_foreign = isinstance(error, AnswerError) or _lacks_endpoint(error)
+    return _BY_STATUS.get(_status(error) or 0, Problem.ANSWER if is_foreign else None)
+
+
+def _lacks_endpoint(error: BaseException) -> bool:
+    return getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
 
 
 def refined(uri: str, error: Exception) -> Exception:
@@ -189,6 +193,8 @@ def reason(error: BaseException) -> str:
         text = found[1]
     elif "timed out" in text:
         text = "it does not answer in time"
+    elif _lacks_endpoint(error):
+        text = "status 404 Not Found"
     text = redact(text).strip().rstrip(".") or type(error).__name__
     problem = problem_of(error)
     return f"{problem.text} ({text})" if problem else text
