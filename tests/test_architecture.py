@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 
 TRACKING = PACKAGE / "tracking"
 MODULES = sorted(TRACKING.rglob("*.py"))
-MOST_LINES = {"module": 280, "function": 40, "class": 200}
+MOST_LINES = {"module": 250, "function": 40, "class": 200}
 
 THE_WAY_OF_A_SAVE = [
     "dataset.py",

@@ -27,7 +27,7 @@ class Binding:
     """What a metrics dataset gets before any node runs. Plain values: it can be pickled."""
 
     name: str  # the dataset's, in the catalog
-    prefix: str
+    prefix: str  # what its keys begin with
     separator: str  # stands between the prefix and a metric's name
     destination: Destination | None  # the MLflow run; None where tracking is off
     sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
@@ -53,7 +53,6 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         my_model_metrics:
           type: my_project.tracking.MlflowMetricsDataset
-
         my_other_metrics:
           type: my_project.tracking.MlflowMetricsDataset
           prefix: foo
@@ -89,8 +88,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.metadata = metadata
         self.prefix = prefix
         self.run_id = run_id or None
-        # In a worker process a node's own MLflow calls go to the run: it takes part in it when it
-        # unpickles this.
+        # By unpickling this a worker process takes part in the run, with a node's own MLflow calls.
         self.membership: Membership | None = None
         self._binding: Binding | None = None
         entry = _entry_being_built()
@@ -208,10 +206,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
 
 def _entry_being_built() -> str | None:
-    """The name of the catalog entry that is being built, if one is.
-
-    Kedro (1.0 to 1.7) does not tell it: it is an argument of the ``from_config`` that calls us.
-    """
+    """The entry's name, which Kedro (1.0 to 1.7) gives the ``from_config`` that calls us, only."""
     code = AbstractDataset.from_config.__func__.__code__  # type: ignore[attr-defined]
     frame, name = sys._getframe(), None
     while frame := frame.f_back:  # type: ignore[assignment]
@@ -224,19 +219,17 @@ def _delivery_of(binding: Binding) -> Delivery | None:
     """This process's delivery to the dataset's run; None where tracking is off."""
     if binding.destination is None:
         return None
-    # Imported late: not every Kedro command needs it.
-    from .delivery.delivery import delivery_to
+    from .delivery.delivery import delivery_to  # imported late: not every command needs it
 
     return delivery_to(binding.destination)
 
 
 def _to_read(binding: Binding) -> list[Delivery]:
     """Deliveries to the MLflow runs to read from, in this order."""
-    if binding.destination is None:
+    if (own := binding.destination) is None:
         return []
     from .delivery.delivery import Delivery, delivery_to
 
-    own = binding.destination
     return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
 
 
@@ -251,6 +244,6 @@ def _check_keys(delivery: Delivery, keys: Collection[str]) -> None:
 
 def _restored(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
     """Stored points in the shape in which a node returns them, in step order."""
-    shaped = [{"value": value, "step": step} for _, step, value in points]
-    shaped.sort(key=lambda point: point["step"])
+    by_step = sorted(points, key=lambda point: point[1])
+    shaped = [{"value": value, "step": step} for _, step, value in by_step]
     return shaped[0] if len(shaped) == 1 else shaped

@@ -191,8 +191,7 @@ class TrackedRun:
         self._end(status, error)
 
     def _deliveries(self) -> list[Delivery]:
-        own = [self._delivery] if self._delivery else []
-        return own + list(self._catalog_runs.values())
+        return [*filter(None, [self._delivery]), *self._catalog_runs.values()]
 
     def _end(self, status: str, error: BaseException | None) -> None:
         text = "" if error is None else f"{type(error).__name__}: {error}"

@@ -95,7 +95,7 @@ def bind_sources(
         TrackingError: An input that no run has.
     """
     from ..store.errors import TrackingError
-    from ..store.mlflow_store import MOST_SEARCHED
+    from ..store.queries import MOST_SEARCHED
 
     starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
     newest = _newest_with(starts, run) if starts else {}

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
 
 from ..names import METRICS_PER_REQUEST
 from ..points import Point, Points
@@ -15,9 +14,6 @@ from ..process.state import process_state
 from ..store.queries import History
 from .outbox import Request
 from .route import Destination, Route
-
-if TYPE_CHECKING:
-    from ..store.queries import History
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +32,7 @@ def delivery_to(destination: Destination) -> Delivery:
 class Delivery:
     """All that this process sends to and reads from one MLflow run; ``route`` leads to the run.
 
-    From ``open`` to ``close`` small saves are gathered; else, as in a worker process, which no
-    hook tells that a node has ended, each save is written at once.
+    From ``open`` to ``close`` small saves are gathered; else, in a worker process, each is written.
     """
 
     def __init__(self, destination: Destination) -> None:
@@ -92,14 +87,14 @@ class Delivery:
         """
         if writer in self.steps.looked_up and not again:
             return
-        destination = self.route.destination
-        self.steps.begin_after(self.route.last_steps(), by_others=not destination.is_external)
+        run = self.destination
+        self.steps.begin_after(self.route.last_steps(), by_others=not run.is_external)
         if self.route.breaker.error is None:
             self.steps.looked_up.add(writer)
-        elif destination.is_external and not self._warned:
+        elif run.is_external and not self._warned:
             self._warned = True
             what = "points without a step begin at 0, whatever the MLflow run %s has."
-            logger.warning(f"The store does not answer: {what}", destination.run_id)
+            logger.warning(f"The store does not answer: {what}", run.run_id)
 
     def flush(self) -> None:
         """Return when everything that was sent is written."""

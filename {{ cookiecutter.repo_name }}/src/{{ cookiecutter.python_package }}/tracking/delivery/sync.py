@@ -172,7 +172,7 @@ def _target_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
     experiment = spool.call(lambda client: client.get_experiment(run.info.experiment_id))
     target_experiment = target.experiment_id(experiment.name)
     name, start = run.info.run_name, run.info.start_time
-    created = target.create_run(target_experiment, tags, name, start, may_exist=True)
+    created = target.create_run(target_experiment, tags, name, start)
     return str(created.info.run_id)
 
 

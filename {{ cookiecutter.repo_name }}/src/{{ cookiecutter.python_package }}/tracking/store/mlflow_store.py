@@ -31,14 +31,10 @@ StrMap = Mapping[str, str]
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 MOST_RUNS = 50_000  # that MLflow finds in one request
-MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has a metrics dataset
 
 
 class Retry:
-    """Makes requests again, within a deadline; each thread has its own.
-
-    A thread without one is helping another with its request, and has that one's.
-    """
+    """Makes requests again, within a deadline: the thread's, or that of the one that it helps."""
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}  # by thread
@@ -87,8 +83,8 @@ class Retry:
 class MlflowStore:
     """One tracking store: an SQLite file, a database or a tracking server.
 
-    Its methods try again while an error is transient. Each raises ``StoreUnavailableError`` when
-    the store has not answered within the deadline, and MLflow's error if it refuses the request.
+    Its methods try again while an error is transient. They raise ``StoreUnavailableError`` when the
+    store has not answered in time, ``StoreRefusedError`` or MLflow's error if it refuses.
     """
 
     def __init__(self, uri: str) -> None:
@@ -105,8 +101,7 @@ class MlflowStore:
     def open(self) -> None:
         """Make the store, where there is no file or an empty database; else check that it answers.
 
-        Raises:
-            TrackingError: The store can't be opened or written, or is another MLflow version's.
+        Raises a ``TrackingError`` if it can't be opened or written, or is another MLflow version's.
         """
         try:
             problem = self.retry(self._open)
@@ -140,28 +135,19 @@ class MlflowStore:
             artifacts = (self._path.parent / "mlartifacts" / allowed_name(name)).as_uri()
         return self.call(lambda client: queries.experiment_id(client, name, artifacts))
 
-    def create_run(
-        self,
-        experiment: str,
-        tags: StrMap,
-        name: str,
-        start_time: int | None = None,
-        may_exist: bool = False,
-    ) -> Run:
-        """Create a run, exactly one, though the answer to a request for it may be lost.
+    def create_run(self, experiment: str, tags: StrMap, name: str, began: int | None = None) -> Run:
+        """Create a run, exactly one, by its ``Tag.IDEMPOTENCY_KEY``: an answer may be lost.
 
-        ``tags`` has its ``Tag.IDEMPOTENCY_KEY``; ``may_exist``: an earlier process may have
-        created it.
+        One that ``began`` earlier (ms since the epoch) may have been created by another process.
         """
+        may_exist = began is not None
         search = f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{tags[Tag.IDEMPOTENCY_KEY]}'"
 
         def request(client: MlflowClient) -> Run:
             nonlocal may_exist
             existing = client.search_runs([experiment], search) if may_exist else []
             may_exist = True
-            if existing:
-                return existing[0]
-            return client.create_run(experiment, start_time, dict(tags), name)
+            return existing[0] if existing else client.create_run(experiment, began, {**tags}, name)
 
         return self.call(request)
 
@@ -173,19 +159,17 @@ class MlflowStore:
         """Remove a tag of a run, if it has it."""
         self.call(lambda client: queries.delete_tag(client, run_id, key))
 
-    def running_runs(self, experiment: str, most: int) -> list[Run]:
-        """The newest runs of the experiment that are RUNNING."""
-        search, order = "attributes.status = 'RUNNING'", ["attributes.start_time DESC"]
-        return self.call(lambda client: client.search_runs([experiment], search, 1, most, order))
+    def search_runs(self, search: str = "", experiment: str = "", newest: int = 0) -> list[Run]:
+        """The runs that a filter of MLflow's finds, in one or all experiments, the oldest first.
 
-    def search_runs(self, search: str = "", experiment: str | None = None) -> list[Run]:
-        """The runs that a filter of MLflow's finds, the oldest first; None: in all experiments."""
+        ``newest``: only so many, the newest first.
+        """
 
         def request(client: MlflowClient) -> list[Run]:
             every = [] if experiment else client.search_experiments()
             ids = [experiment] if experiment else [each.experiment_id for each in every]
-            order = ["attributes.start_time"]
-            return list(client.search_runs(ids, search, max_results=MOST_RUNS, order_by=order))
+            order = [f"attributes.start_time {'DESC' if newest else 'ASC'}"]
+            return list(client.search_runs(ids, search, 1, newest or MOST_RUNS, order))
 
         return self.call(request)
 
@@ -225,12 +209,10 @@ class MlflowStore:
 
     def newest_with(self, experiment: str, starts: Collection[str]) -> dict[str, str]:
         """By what keys begin with, the newest run of the experiment that has such keys."""
-        return self.call(
-            lambda client: queries.newest_with(client, experiment, starts, MOST_SEARCHED)
-        )
+        return self.call(lambda client: queries.newest_with(client, experiment, starts))
 
     def call(self, request: Callable[[MlflowClient], T]) -> T:
-        """What a request to MLflow's client returns; for what has no method here."""
+        """What a request to MLflow's client returns."""
         try:
             return self.retry(lambda: self._request(request))
         except Exception as error:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has certain keys
 # By key, its points as (timestamp, step, value): MLflow gives them in the order of these.
 History = dict[str, list[tuple[int, int, float]]]
 
@@ -88,15 +89,13 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {metric.key: metric.step for metric in client.get_run(run_id).data._metric_objs}
 
 
-def newest_with(
-    client: MlflowClient, experiment: str, starts: Collection[str], most: int
-) -> dict[str, str]:
+def newest_with(client: MlflowClient, experiment: str, starts: Collection[str]) -> dict[str, str]:
     """By what keys begin with, the newest run that has such keys, of any status and not deleted.
 
-    Those are left out that none of the ``most`` newest runs of the experiment has.
+    Those are left out that none of the ``MOST_SEARCHED`` newest runs of the experiment has.
     """
     found: dict[str, str] = {}
-    for run_id, keys in _newest_runs(client, experiment, most):
+    for run_id, keys in _newest_runs(client, experiment, MOST_SEARCHED):
         for start in starts:
             if start not in found and any(key.startswith(start) for key in keys):
                 found[start] = run_id
