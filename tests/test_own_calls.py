@@ -460,6 +460,7 @@ def test_other_credentials_of_a_second_run_at_once_are_warned_of(
 # Worker processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("context", "is_async"),
     [("fork", False), ("spawn", False), ("forkserver", False), ("spawn", True)],
@@ -553,6 +554,7 @@ def trace_start(at_line: Callable[[tuple[str, int]], object]) -> None:
     sys.settrace(trace)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ctrl_c_at_any_line_that_opens_a_run_leaves_nothing_open(
     lab: Lab, acts: dict[str, Callable[[], object]]

@@ -421,6 +421,7 @@ def seconds(secrets: Secrets, shape: str, length: int) -> float:
     return min(tries)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_time_grows_with_the_length(many_secrets: Secrets, shape: str) -> None:
     """Ten times the length takes about ten times as long; a hundred times, if it is quadratic."""
