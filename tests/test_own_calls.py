@@ -538,7 +538,7 @@ def lines_of_the_start(lab: Lab) -> list[tuple[str, int]]:
 
 def trace_start(at_line: Callable[[tuple[str, int]], object]) -> None:
     """Call a function at each line that opens a run, until a node runs."""
-    names = {"_open", "open_run", "open", "open_destination", "_tracking", "_new_run"}
+    names = {"_open", "open_run", "open", "open_destination", "_tracking", "_create"}
     names |= {"begin_tracking", "begin_experiment", "take_seat", "create_run"}
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:

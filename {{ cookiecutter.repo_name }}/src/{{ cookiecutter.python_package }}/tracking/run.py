@@ -104,8 +104,8 @@ class TrackedRun:
 
             delivery = delivery_to(destination)
             delivery.open()
-            self.run, self.destination, self._delivery = run, destination, delivery
             self.owned_run_id = None if destination.is_external else destination.run_id
+            self.run, self.destination, self._delivery = run, destination, delivery
             state = process_state()
             state.begin_experiment(run.info.experiment_id)
             self._active = ActiveOnThreads(ActiveRun(run), state.has_opened, state.uses)
