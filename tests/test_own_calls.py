@@ -55,8 +55,9 @@ def experiment_of(lab: Lab, run: Run) -> str:
 
 
 def settings() -> tuple[object, ...]:
-    """What a Kedro run sets in the process, and has to put back."""
-    ours = {name: value for name, value in os.environ.items() if "MLFLOW" in name}
+    """What a Kedro run sets in the process, and has to put back; usage statistics are MLflow's."""
+    names = (name for name in os.environ if "MLFLOW" in name and "TELEMETRY" not in name)
+    ours = {name: os.environ[name] for name in names}
     return ours, mlflow.get_tracking_uri(), fluent._active_experiment_id
 
 
