@@ -101,6 +101,51 @@ def test_an_error_with_odd_bytes_is_recorded(lab: Lab, monkeypatch: pytest.Monke
     assert run.data.tags["kedro.error"] == "ValueError: bad file caf?.csv"
 
 
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("runner", [None, ThreadRunner])
+def test_an_error_without_a_text_is_recorded(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: Any
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise Wordless
+
+    monkeypatch.setattr("lab.pipelines.ends.sys.exit", fail)
+
+    with pytest.raises((Wordless, RuntimeError)):
+        lab.run("ends", params={"end": "exit"}, runner=runner and runner())
+
+    (run,) = lab.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["kedro.error"].startswith(("Wordless, whose text", "RuntimeError: no"))
+    assert mlflow.active_run() is None
+
+
+def test_an_error_of_another_hook_without_a_text_is_recorded(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        @hook_impl
+        def after_pipeline_run(self) -> None:
+            raise Wordless
+
+    def register(manager: Any, hooks: Any) -> None:
+        for hook in (*hooks, Failing()):
+            manager.register(hook)
+
+    monkeypatch.setattr("kedro.framework.session.session._register_hooks", register)
+
+    with pytest.raises(RuntimeError, match="no words"):  # of Kedro's, which logs the error
+        lab.run("ends", params={"end": "well"})
+
+    (run,) = lab.runs()
+    assert run.info.status == "FAILED"
+    assert run.data.tags["kedro.error"] == "Wordless, whose text can't be had (RuntimeError)"
+
+
 def test_the_next_run_is_one_of_its_own(lab: Lab) -> None:
     with pytest.raises(ValueError, match="the data is gone"):
         lab.run("ends", params={"end": "error"})

@@ -26,7 +26,7 @@ from .process.state import process_state
 from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
 from .redaction import redact
 from .scanning.uris import charts
-from .store.errors import TrackingError, reason
+from .store.errors import TrackingError, error_text, reason
 from .store.keys import distinct
 from .store.mlflow_store import RETRY_SECONDS
 
@@ -194,8 +194,7 @@ class TrackedRun:
         return [*filter(None, [self._delivery]), *self._catalog_runs.values()]
 
     def _end(self, status: str, error: BaseException | None) -> None:
-        text = "" if error is None else f"{type(error).__name__}: {error}"
-        text = printable(self._config.redactor.redact(text, MAX_TAG_LENGTH))
+        text = printable(self._config.redactor.redact(error_text(error), MAX_TAG_LENGTH))
         before = self.run.data.tags if self.run else {}  # an external run may have failed before
         is_mended = status == "FINISHED" and Tag.ERROR in before
         written = status if self.owned_run_id else ""

@@ -200,6 +200,16 @@ def reason(error: BaseException) -> str:
     return f"{problem.text} ({text})" if problem else text
 
 
+def error_text(error: BaseException | None) -> str:
+    """An error as a tag has it, whatever its ``__str__`` does; nothing for None."""
+    if error is None:
+        return ""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception as failure:
+        return f"{type(error).__name__}, whose text can't be had ({type(failure).__name__})"
+
+
 @contextmanager
 def as_tracking_error(uri: str, ways_out: str = WAYS_OUT) -> Iterator[None]:
     """Turn what goes wrong with a store into one sentence, with what the user may do."""
