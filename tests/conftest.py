@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from faults import Server
-from helpers import EXPLORING, STARTER, Lab, Project
+from helpers import EXPLORING, FLOW_YIELDS, STARTER, Lab, Project
 from helpers import bake as bake_in
 from hypothesis import settings
 from kedro.framework.startup import bootstrap_project
@@ -91,6 +91,15 @@ def make_project(bake: Callable[..., Path], store: Path) -> Callable[..., Projec
         return project
 
     return make
+
+
+@pytest.fixture
+def project(bake: Callable[..., Path]) -> Project:
+    """A project without a store, with a pipeline that saves 1,000 points."""
+    project = Project(bake(include_example="no"))
+    project.add_pipeline("flow")
+    project.write("conf/base/parameters.yml", f"yields: {FLOW_YIELDS}\npause: 0\n")
+    return project
 
 
 @pytest.fixture(scope="session")

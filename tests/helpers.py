@@ -12,11 +12,12 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import mlflow
+import pytest
 import yaml
 from cookiecutter.main import cookiecutter
 from kedro.framework.context import KedroContext
@@ -201,8 +202,13 @@ def runs_of(uri: str) -> list[Run]:
 
 
 def points_in(store: Path, run: Run) -> Points:
+    """All points of a run in an SQLite store, (step, value), by key."""
+    return points_of(f"sqlite:///{store}", run)
+
+
+def points_of(uri: str, run: Run) -> Points:
     """All points of a run, (step, value), by key."""
-    client = MlflowClient(f"sqlite:///{store}")
+    client = MlflowClient(uri)
     return {
         key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))
         for key in run.data.metrics
@@ -210,6 +216,7 @@ def points_in(store: Path, run: Run) -> Points:
 
 
 FLOW_KEYS = 200  # of lab/flow.py and lab/endless.py
+FLOW_YIELDS = 5  # of the fixture ``project``: 1,000 points
 
 
 def flow_points(yields: int, name: str = "flow_metrics") -> Points:
@@ -290,6 +297,26 @@ class Project:
 
     def runs(self) -> list[Run]:
         return runs_in(self.store)
+
+
+def run_at_once(project: Project, number: int) -> None:
+    """Run so many processes at the same time; all must succeed."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(project.started(KEDRO, "run")) for _ in range(number)]
+        statuses = [process.wait(600) for process in processes]
+    assert statuses == [0] * number, [process.output for process in processes]
+
+
+def register_hooks(monkeypatch: pytest.MonkeyPatch, *more: object, order: int = 1) -> None:
+    """Have Kedro register other hooks after the project's; ``order`` -1: before them."""
+
+    def register(manager: Any, hooks: Any) -> None:
+        for hook in (*hooks, *more)[::order]:
+            manager.register(hook)
+
+    for session in ("session", "service_session"):
+        with suppress(ModuleNotFoundError):  # Kedro before 1.4 has no service session
+            monkeypatch.setattr(f"kedro.framework.session.{session}._register_hooks", register)
 
 
 class Lab:

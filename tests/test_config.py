@@ -22,7 +22,11 @@ import mlflow
 import pytest
 import yaml
 from click import ClickException
-from helpers import Lab, examples
+from helpers import (
+    Lab,
+    examples,
+    register_hooks,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.framework.context import KedroContext
@@ -229,11 +233,7 @@ class _Late:
 def test_the_configuration_is_read_after_the_hooks_of_others(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
-    def register(manager: Any, hooks: Any) -> None:
-        for hook in (*hooks, _Late(lab.store))[::order]:
-            manager.register(hook)
-
-    monkeypatch.setattr("kedro.framework.session.session._register_hooks", register)
+    register_hooks(monkeypatch, _Late(lab.store), order=order)
     entry = "{type: lab.tracking.MlflowMetricsDataset, prefix: '${lab.prefix:}'}"
     lab.add("base/catalog.yml", f"\na_metrics: {entry}\n")
     lab.add("base/tracking.yml", "tracking_uri: sqlite:///${lab.store:}\nrun_name: late\n")

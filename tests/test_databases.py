@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import click
 import psycopg
@@ -19,7 +18,17 @@ import pytest
 import sqlalchemy
 from databases import PASSWORD, Database, MariaDb, Postgres
 from faults import FaultyProxy
-from helpers import KEDRO, Lab, Project, flat, flow_points, runs_of, wait_until
+from helpers import (
+    FLOW_YIELDS,
+    Lab,
+    Project,
+    flat,
+    flow_points,
+    points_of,
+    run_at_once,
+    runs_of,
+    wait_until,
+)
 from kedro.io import DatasetError
 from lab.tracking import MlflowMetricsDataset
 from lab.tracking.dataset import Binding
@@ -42,7 +51,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.db.utils import _get_latest_schema_revision
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-YIELDS = 5  # of lab/flow.py: 1,000 points
 OLDER = "0584bdc529eb"
 
 
@@ -85,15 +93,6 @@ def made(empty: str) -> str:
     return empty
 
 
-@pytest.fixture
-def project(bake: Callable[..., Path]) -> Project:
-    """A project with a pipeline that saves 1,000 points."""
-    project = Project(bake(include_example="no"))
-    project.add_pipeline("flow")
-    project.write("conf/base/parameters.yml", f"yields: {YIELDS}\npause: 0\n")
-    return project
-
-
 def refused(lab: Lab, uri: str) -> str:
     """The sentence that ends a run."""
     lab.configure(tracking_uri=uri)
@@ -105,14 +104,6 @@ def refused(lab: Lab, uri: str) -> str:
     return message
 
 
-def points_of(uri: str, run: Any) -> dict[str, list[tuple[int, float]]]:
-    client = MlflowClient(uri)
-    return {
-        key: sorted((p.step, p.value) for p in client.get_metric_history(run.info.run_id, key))
-        for key in run.data.metrics
-    }
-
-
 # The first runs
 
 
@@ -120,14 +111,12 @@ def points_of(uri: str, run: Any) -> dict[str, list[tuple[int, float]]]:
 @pytest.mark.timeout(900)
 def test_8_first_runs_at_once(project: Project, empty: str) -> None:
     project.write("conf/local/mlflow.yml", f"tracking_uri: {empty}\non_outage: spool\n")
-    with ExitStack() as stack:
-        processes = [stack.enter_context(project.started(KEDRO, "run")) for _ in range(8)]
-        statuses = [process.wait(600) for process in processes]
 
-    assert statuses == [0] * 8, [process.output for process in processes]
+    run_at_once(project, 8)
+
     runs = runs_of(empty)
     assert [run.info.status for run in runs] == ["FINISHED"] * 8
-    assert [points_of(empty, run) for run in runs] == [flow_points(YIELDS)] * 8
+    assert [points_of(empty, run) for run in runs] == [flow_points(FLOW_YIELDS)] * 8
     # What the busy server did not confirm in time was there, and has been sent.
     assert Outbox(project.outbox, empty).runs() == []
 

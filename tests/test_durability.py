@@ -9,13 +9,13 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
 import pytest
 from faults import Server, outage_after
-from helpers import KEDRO, Lab, Points, Project, points_in, runs_in
+from helpers import KEDRO, Lab, Points, Process, Project, points_in, runs_in
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd, choose_outbox
 from lab.tracking.points import Point
 from test_config import unwritable
@@ -68,8 +68,32 @@ def sync(project: Project) -> str:
     return project.kedro("metrics", "sync").stdout
 
 
-def started(project: Project, diary: Diary):  # type: ignore[no-untyped-def]
+def started(project: Project, diary: Diary) -> Process:
     return project.started(KEDRO, "run", f"--params=diary={diary.path}")
+
+
+def wait_for(process: Process, diary: Diary, steps: int) -> None:
+    """Wait until so many steps have been saved."""
+    process.wait_until(lambda: diary.has(steps))
+
+
+@contextmanager
+def silent(server: Server, state: str) -> Iterator[None]:
+    """The server is hung, killed, restarted or none of these when the block begins.
+
+    It answers when the block has ended.
+    """
+    if state == "hung":
+        server.signal_group(signal.SIGSTOP)
+    elif state != "none":
+        server.stop(signal.SIGKILL)
+    if state == "restarted":
+        server.start()
+    yield
+    if state == "hung":
+        server.signal_group(signal.SIGCONT)
+    elif state == "killed":
+        server.start()
 
 
 @pytest.mark.parametrize("state", ["hung", pytest.param("killed", marks=pytest.mark.slow)])
@@ -80,18 +104,11 @@ def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     diary = Diary(tmp_path / "diary")
     with started(project, diary) as process:
         process.wait_until(lambda: diary.has(100))
-        if state == "hung":
-            server.signal_group(signal.SIGSTOP)
-        else:
-            server.stop(signal.SIGKILL)
-        process.wait_until(lambda: diary.has(400))
-        killed = time.time()
-        process.signal_group(signal.SIGKILL)
-        process.wait()
-    if state == "hung":
-        server.signal_group(signal.SIGCONT)
-    else:
-        server.start()
+        with silent(server, state):
+            process.wait_until(lambda: diary.has(400))
+            killed = time.time()
+            process.signal_group(signal.SIGKILL)
+            process.wait()
     sync(project)
 
     assert missing(project, diary, killed - WINDOW_SECONDS) == []
@@ -107,18 +124,11 @@ def test_a_process_that_is_told_to_end_waits_for_no_store(
     diary = Diary(tmp_path / "diary")
     with started(project, diary) as process:
         process.wait_until(lambda: diary.has(100))
-        if state == "hung":
-            server.signal_group(signal.SIGSTOP)
-        else:
-            server.stop(signal.SIGKILL)
-        process.wait_until(lambda: diary.has(300))
-        told = time.time()
-        process.signal(signal.SIGTERM)
-        assert process.wait(10) == -signal.SIGTERM, process.output
-    if state == "hung":
-        server.signal_group(signal.SIGCONT)
-    else:
-        server.start()
+        with silent(server, state):
+            process.wait_until(lambda: diary.has(300))
+            told = time.time()
+            process.signal(signal.SIGTERM)
+            assert process.wait(10) == -signal.SIGTERM, process.output
     sync(project)
 
     assert missing(project, diary, told) == []
@@ -136,29 +146,20 @@ def test_any_end_of_any_process_at_any_time(served: tuple[Project, Server], tmp_
         fault = dice.choice(["killed", "hung", "restarted", "none"])
         end = dice.choice([signal.SIGKILL, signal.SIGTERM, None])
         with started(project, diary) as process:
-            process.wait_until(lambda diary=diary: diary.has(dice.randint(1, 200)))
-            if fault == "hung":
-                server.signal_group(signal.SIGSTOP)
-            elif fault != "none":
-                server.stop(signal.SIGKILL)
-                if fault == "restarted":
-                    server.start()
-            seen = len(diary.saved(time.time()))
-            wanted = seen + dice.randint(1, 300)
-            process.wait_until(lambda diary=diary, wanted=wanted: diary.has(wanted))
-            ended = time.time()
-            if end is None:
-                saved = diary.path.rename(diary.path.with_suffix(".kept"))
-                status = process.wait(120)
-                diary, ended = Diary(saved), time.time() + WINDOW_SECONDS
-                assert status == 0, process.output
-            else:
-                process.signal_group(end) if end is signal.SIGKILL else process.signal(end)
-                process.wait(60)
-        if fault == "hung":
-            server.signal_group(signal.SIGCONT)
-        elif server.popen is None:
-            server.start()
+            wait_for(process, diary, dice.randint(1, 200))
+            with silent(server, fault):
+                seen = len(diary.saved(time.time()))
+                wait_for(process, diary, seen + dice.randint(1, 300))
+                ended = time.time()
+                if end is None:
+                    # Its end may wait for the server for 20 s.
+                    diary = Diary(diary.path.rename(diary.path.with_suffix(".kept")))
+                    assert process.wait(120) == 0, process.output
+                    ended = time.time() + WINDOW_SECONDS
+                else:
+                    send = process.signal_group if end is signal.SIGKILL else process.signal
+                    send(end)
+                    process.wait(60)
         sync(project)
         lost = missing(project, diary, ended - WINDOW_SECONDS)
         assert lost == [], (number, fault, end, process.output)

@@ -16,7 +16,7 @@ from typing import Any
 
 import mlflow
 import pytest
-from helpers import KEDRO, Lab, Project, points_in, runs_in
+from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
 from mlflow import MlflowClient
@@ -132,11 +132,7 @@ def test_an_error_of_another_hook_without_a_text_is_recorded(
         def after_pipeline_run(self) -> None:
             raise Wordless
 
-    def register(manager: Any, hooks: Any) -> None:
-        for hook in (*hooks, Failing()):
-            manager.register(hook)
-
-    monkeypatch.setattr("kedro.framework.session.session._register_hooks", register)
+    register_hooks(monkeypatch, Failing())
 
     with pytest.raises(RuntimeError, match="no words"):  # of Kedro's, which logs the error
         lab.run("ends", params={"end": "well"})
@@ -206,11 +202,7 @@ class _Failing:
 def test_a_failure_of_another_hook_leaves_no_run_open(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, event: str, order: int
 ) -> None:
-    def register(manager: Any, hooks: Any) -> None:
-        for hook in (*hooks, _Failing(event))[::order]:
-            manager.register(hook)
-
-    monkeypatch.setattr("kedro.framework.session.session._register_hooks", register)
+    register_hooks(monkeypatch, _Failing(event), order=order)
 
     with pytest.raises(RuntimeError, match="another hook fails"):
         lab.run("ends", params={"end": "well"})

@@ -10,51 +10,47 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from helpers import KEDRO, HttpProcess, Lab, Project, flat, flow_points, free_port, points_in
+from helpers import (
+    FLOW_YIELDS,
+    KEDRO,
+    HttpProcess,
+    Lab,
+    Project,
+    flat,
+    flow_points,
+    free_port,
+    points_in,
+    run_at_once,
+)
 from lab.tracking.delivery.outbox import Outbox
 
 PYTHON = sys.executable
-YIELDS = 5  # of lab/flow.py: 1,000 points
-
-
-@pytest.fixture
-def project(bake: Callable[..., Path]) -> Project:
-    """A project without a store, with a pipeline that saves 1,000 points."""
-    project = Project(bake(include_example="no"))
-    project.add_pipeline("flow")
-    project.write("conf/base/parameters.yml", f"yields: {YIELDS}\npause: 0\n")
-    return project
-
-
-def run_at_once(project: Project, number: int) -> None:
-    """Run so many processes at the same time; all must succeed."""
-    with ExitStack() as stack:
-        processes = [stack.enter_context(project.started(KEDRO, "run")) for _ in range(number)]
-        statuses = [process.wait(300) for process in processes]
-    assert statuses == [0] * number, [process.output for process in processes]
-    assert [run.info.status for run in project.runs()] == ["FINISHED"] * number
 
 
 @pytest.mark.slow
 def test_8_first_runs_at_once(project: Project) -> None:
     run_at_once(project, 8)
 
-    points = [points_in(project.store, run) for run in project.runs()]
-    assert points == [flow_points(YIELDS)] * 8
+    runs = project.runs()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 8
+    points = [points_in(project.store, run) for run in runs]
+    assert points == [flow_points(FLOW_YIELDS)] * 8
     # What the busy store did not confirm in time was there, and has been sent.
     assert Outbox(project.outbox, f"sqlite:///{project.store}").runs() == []
 
 
 def test_two_first_runs_at_once(project: Project) -> None:
     run_at_once(project, 2)
+
+    assert [run.info.status for run in project.runs()] == ["FINISHED"] * 2
 
 
 MAKE = """
@@ -187,7 +183,7 @@ def test_16_requests_at_once_to_kedro_server(project: Project) -> None:
     runs = project.runs()
     assert [run.info.status for run in runs] == ["FINISHED"] * 16
     assert sorted(float(run.data.params["pause"]) for run in runs) == [n / 1e9 for n in range(16)]
-    assert [points_in(project.store, run) for run in runs] == [flow_points(YIELDS)] * 16
+    assert [points_in(project.store, run) for run in runs] == [flow_points(FLOW_YIELDS)] * 16
 
 
 @pytest.fixture

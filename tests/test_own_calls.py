@@ -19,7 +19,13 @@ from typing import Any
 
 import mlflow
 import pytest
-from helpers import Lab, examples, points_in, runs_in
+from helpers import (
+    Lab,
+    examples,
+    points_in,
+    register_hooks,
+    runs_in,
+)
 from kedro.framework.hooks import hook_impl
 from kedro.framework.session import KedroServiceSession
 from kedro.io import AbstractDataset
@@ -154,7 +160,7 @@ def test_another_hooks_run_around_each_node_is_left_to_it(
         def after_node_run(self) -> None:
             mlflow.end_run()
 
-    register(monkeypatch, PerNode())
+    register_hooks(monkeypatch, PerNode())
     for node in ("first", "second"):
         acts[node] = lambda: mlflow.log_metric("own", 1.0)
 
@@ -242,17 +248,6 @@ CALLS = {
 }
 
 
-def register(monkeypatch: pytest.MonkeyPatch, *more: object) -> None:
-    """Have Kedro register other hooks, too, after ours and so before them in its order."""
-
-    def register_all(manager: Any, hooks: Any) -> None:
-        for hook in (*hooks, *more):
-            manager.register(hook)
-
-    for session in ("session", "service_session"):
-        monkeypatch.setattr(f"kedro.framework.session.{session}._register_hooks", register_all)
-
-
 def add_calling_datasets(lab: Lab) -> None:
     for name in ("act_one", "act_two"):
         lab.add("base/catalog.yml", f"\n{name}: {{type: {__name__}.Calling, name: {name}}}\n")
@@ -262,7 +257,7 @@ def add_calling_datasets(lab: Lab) -> None:
 def test_the_calls_of_other_hooks_and_datasets_go_to_the_run(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, make_runner: Callable[[], Any]
 ) -> None:
-    register(monkeypatch, CallingHooks())
+    register_hooks(monkeypatch, CallingHooks())
     add_calling_datasets(lab)
 
     lab.run("acts", params={"number": 1}, node_names=NO_GENERATOR, runner=make_runner())
@@ -275,7 +270,7 @@ def test_the_calls_of_other_hooks_and_datasets_go_to_the_run(
 def test_runs_at_once_on_threads_keep_their_calls_apart(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, make_runner: Callable[[], Any]
 ) -> None:
-    register(monkeypatch, CallingHooks())
+    register_hooks(monkeypatch, CallingHooks())
     add_calling_datasets(lab)
     session = KedroServiceSession.create(
         project_path=lab.path, conf_source=str(lab.conf), serving_mode=True
@@ -511,7 +506,7 @@ def test_a_dataset_that_is_unpickled_elsewhere_sets_nothing(
             assert (settings(), mlflow.active_run()) == before[-1]
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        register(monkeypatch, Keep())
+        register_hooks(monkeypatch, Keep())
         lab.run("acts", params={"number": 1}, node_names=NO_GENERATOR)
 
     script = f"""
