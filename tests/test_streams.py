@@ -91,6 +91,33 @@ def test_a_slow_store_slows_the_producer_down(sink: Sink, batcher: Batcher) -> N
     assert sum(map(len, sink.requests)) == 3 * LIMIT
 
 
+def test_a_flush_does_not_wait_for_what_is_put_after_it(sink: Sink, batcher: Batcher) -> None:
+    """SIGTERM closes the run while the node goes on saving, faster than the store answers."""
+    flushed = threading.Event()
+
+    def produce() -> None:
+        while not flushed.is_set():
+            batcher.put([0])  # type: ignore[list-item]
+
+    def store_slowly(points: list[Any]) -> None:
+        flushed.wait(0.01)
+        sink.requests.append(points)
+
+    batcher._send = store_slowly
+    producer = threading.Thread(target=produce)
+    producer.start()
+    wait_until(lambda: sink.requests)
+    flush = threading.Thread(target=batcher.flush)
+    flush.start()
+    flush.join(30)
+    is_waiting = flush.is_alive()
+    flushed.set()
+    producer.join()
+    flush.join()
+
+    assert not is_waiting
+
+
 def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, batcher: Batcher) -> None:
     sink.error = ConnectionError("the store is gone")
     batcher.put([1])  # type: ignore[list-item]

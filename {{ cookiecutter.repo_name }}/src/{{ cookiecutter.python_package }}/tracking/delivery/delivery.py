@@ -172,7 +172,7 @@ class Batcher:
     def __init__(self, send: Callable[[list[Point]], None]) -> None:
         self._send = send
         self._waiting: list[Point] = []
-        self._sending = False
+        self._put = self._sent = 0  # points, since the beginning
         self._flushing = False
         self._closed = False
         self._error: Exception | None = None
@@ -190,6 +190,7 @@ class Batcher:
             if self._closed:
                 return False
             self._waiting.extend(points)
+            self._put += len(points)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="mlflow-batch", daemon=True)
                 self._thread.start()
@@ -197,11 +198,11 @@ class Batcher:
             return True
 
     def flush(self) -> None:
-        """Return when everything that was put is written."""
+        """Return when everything that has been put is written; a node may put more meanwhile."""
         with self._changed:
-            self._flushing = True
+            put, self._flushing = self._put, True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not (self._waiting or self._sending) or self._error)
+            self._changed.wait_for(lambda: self._sent >= put or self._error)
             self._flushing = False
             self._raise()
 
@@ -228,7 +229,7 @@ class Batcher:
                 with self._changed:
                     self._error = error
             with self._changed:
-                self._sending = False
+                self._sent += len(batch)
                 self._changed.notify_all()
                 if self._error:
                     return
@@ -243,6 +244,5 @@ class Batcher:
             )
             batch = self._waiting[:METRICS_PER_REQUEST]
             del self._waiting[:METRICS_PER_REQUEST]
-            self._sending = bool(batch)
             self._changed.notify_all()
             return batch
