@@ -40,6 +40,23 @@ my_baseline_metrics:
   type: PACKAGE.tracking.MlflowMetricsDataset
 """
 
+# Of the example, whose metrics they name; the first takes the place of the one above.
+EXAMPLE_ENTRIES = """\
+# What a node returns under this name, a dict of numbers, goes to MLflow. There its keys begin
+# with the name: my_model_metrics.accuracy. What its metrics mean may be said: which is better, and
+# the limits for `kedro metrics check`.
+my_model_metrics:
+  type: PACKAGE.tracking.MlflowMetricsDataset
+  metrics:
+    accuracy: {greater_is_better: true, threshold: 0.9, max_regression: 0.01}
+
+training_metrics:
+  type: PACKAGE.tracking.MlflowMetricsDataset
+  metrics:
+    accuracy: {greater_is_better: true}
+    loss: {greater_is_better: false}
+"""
+
 EXAMPLE_ONLY = ("src/PACKAGE/pipelines/training", "tests/pipelines")
 NULL = "tag:yaml.org,2002:null"
 
@@ -48,17 +65,18 @@ def main(project: Path = Path()) -> None:
     """Wire the project in this folder, as answered."""
     answers = json.loads(ANSWERS)
     package = answers["python_package"]
-    wire(project, package)
-    if answers["__example"] == "no":
+    has_example = answers["__example"] == "yes"
+    wire(project, package, (EXAMPLE_ENTRIES + "\n" if has_example else "") + METRICS_ENTRIES)
+    if not has_example:
         for path in EXAMPLE_ONLY:
             shutil.rmtree(project / path.replace("PACKAGE", package))
         edit(project / "requirements.txt", lambda text: drop(text, "scikit-learn", "\n"))
         edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
 
 
-def wire(project: Path, package: str) -> None:
+def wire(project: Path, package: str, entries: str = METRICS_ENTRIES) -> None:
     """Register the hook and add the metrics datasets; in a wired project, do nothing."""
-    entries = METRICS_ENTRIES.replace("PACKAGE", package)
+    entries = entries.replace("PACKAGE", package)
     edit(project / "src" / package / "settings.py", lambda text: register_hook(text, package))
     edit(project / "conf/base/catalog.yml", lambda text: add_entries(text, entries))
 
@@ -132,23 +150,25 @@ def add_entries(text: str, entries: str) -> str:
         ValueError: The catalog is not a block mapping.
     """
     root = yaml.compose(text)
-    if root is None or (root.tag == NULL and not root.value):  # the latter below a ---
-        old = []
-    elif isinstance(root, yaml.MappingNode) and not root.flow_style:
-        old = [key.value for key, _ in root.value]
+    old, column = [], 0
+    if isinstance(root, yaml.MappingNode) and not root.flow_style:
+        old, column = [key.value for key, _ in root.value], root.start_mark.column
+    elif root is None or (root.tag == NULL and not root.value):  # the latter below a ---
+        pass
     else:
         raise ValueError(
             "catalog.yml is not a mapping of one dataset below the other; write it so, try again."
         )
-    new = [
-        entry
-        for entry in entries.strip("\n").split("\n\n")
-        if not any(name in old for name in yaml.safe_load(entry))
-    ]
+    new = []
+    for entry in entries.strip("\n").split("\n\n"):
+        names = list(yaml.safe_load(entry))
+        if not any(name in old for name in names):
+            new.append(entry)
+            old += names
     if not new:
         return text
     end = root.end_mark.index if root else len(text)
-    indent = " " * root.start_mark.column if old else ""
+    indent = " " * column
     added = textwrap.indent("\n\n".join(new) + "\n", indent)
     before = text[:end].rstrip("\n")
     return (before + "\n\n" if before else "") + added + text[end:]

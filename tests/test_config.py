@@ -53,8 +53,8 @@ def refused(lab: Lab, **params: Any) -> str:
         ({"trakcing_uri": "a"}, "'trakcing_uri' is unknown; did you mean 'tracking_uri'?"),
         ({"Experiment": "a"}, "'Experiment' is unknown; did you mean 'experiment'?"),
         (
-            {"tags": {}},
-            "'tags' is unknown; known are tracking_uri, experiment, run_name, separator",
+            {"labels": {}},
+            "'labels' is unknown; known are tracking_uri, experiment, run_name, tags, separator",
         ),
         ({"tracking_uri": "htp://a:5000"}, "'tracking_uri' is 'htp://a:5000'; it is sqlite:///"),
         ({"tracking_uri": "127.0.0.1:5000"}, "it is sqlite:///mlflow.db, http(s)://host:port, "),
@@ -84,6 +84,12 @@ def refused(lab: Lab, **params: Any) -> str:
         ({"experiment": 7}, "'experiment' is 7 (int); it is a non-empty string"),
         ({"experiment": " "}, "'experiment' is ' ' (str); it is a non-empty string"),
         ({"run_name": ["a"]}, "'run_name' is ['a'] (list); it is a non-empty string"),
+        ({"run_name": "{pipelin}"}, "{pipeline}, {env} and {time:%Y-%m-%d %H:%M} may stand"),
+        ({"run_name": "{time"}, "'run_name' is '{time' (str); it is a non-empty string, in which"),
+        ({"tags": {"kedro.env": "a"}}, "a mapping of names, which do not begin with 'kedro.'"),
+        ({"tags": {"team": ["a"]}}, "a mapping of names, which do not begin with 'kedro.'"),
+        ({"summary": "no"}, "'summary' is 'no' (str); it is true or false"),
+        ({"system_metrics": 1}, "'system_metrics' is 1 (int); it is true or false"),
         ({"credentials": {"A": "b"}}, "it is the name of an entry of credentials.yml"),
         ({"credentials": "nobody"}, "names 'nobody', which is not a mapping"),
     ],
@@ -300,7 +306,7 @@ def test_every_key_has_a_rule_a_field_and_a_place_in_the_file_of_a_new_project(l
     text = (lab.path / "conf/base/mlflow.yml").read_text()
     fields = {field.name.removeprefix("read_") for field in dataclasses.fields(MlflowConfig)}
 
-    assert fields - {"env", "redactor"} == set(_RULES)
+    assert fields - {"env", "redactor", "project_path"} == set(_RULES)
     assert set(_RULES) <= set(re.findall(r"^(?:# )?([a-z_]+): ", text, re.MULTILINE))
 
 

@@ -31,7 +31,7 @@ from helpers import (
 )
 from kedro.io import DatasetError
 from lab.tracking import MlflowMetricsDataset
-from lab.tracking.dataset import Binding
+from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination
 from lab.tracking.process.state import process_state

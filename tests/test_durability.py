@@ -115,7 +115,10 @@ def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     assert [run.info.status for run in project.runs()] == ["KILLED"]
 
 
-@pytest.mark.parametrize("state", ["none", "hung", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "state",
+    ["hung", *(pytest.param(state, marks=pytest.mark.slow) for state in ("killed", "none"))],
+)
 def test_a_process_that_is_told_to_end_waits_for_no_store(
     served: tuple[Project, Server], tmp_path: Path, state: str
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import shlex
 import signal
 import subprocess
 import sys
@@ -153,33 +152,21 @@ def test_the_next_run_is_one_of_its_own(lab: Lab) -> None:
 def test_the_end_says_where_the_charts_are(
     lab: Lab,
     make_store: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def end_of_run(store: Path) -> str:
         lab.store = store
         lab.configure(tracking_uri=f"sqlite:///{store}")
-        caplog.clear()
+        capsys.readouterr()
         lab.run("ends", params={"end": "well"})
-        (message,) = [r.getMessage() for r in caplog.records if "Its charts" in r.getMessage()]
-        run = lab.runs()[-1]
-        begin = f"The MLflow run {run.info.run_id} is FINISHED. Its charts, with "
-        end = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
-        assert message.startswith(begin)
-        assert message.endswith(end)
-        return message.removeprefix(begin).removesuffix(end)
+        info = lab.runs()[-1].info
+        *_, what, page = capsys.readouterr().out.splitlines()
+        end = f"#/experiments/{info.experiment_id}/runs/{info.run_id}/model-metrics"
+        assert page == f"http://127.0.0.1:5000/{end}?workflowType=machine_learning"
+        return what
 
-    other = make_store("other.db")
-    page = ": http://127.0.0.1:5000/"
-    elsewhere = end_of_run(lab.store)
-    assert elsewhere == f"`mlflow ui --backend-store-uri sqlite:///{lab.store}`{page}"
-    monkeypatch.chdir(tmp_path)
-    assert end_of_run(lab.store) == f"`mlflow ui`{page}"
-    assert end_of_run(other) == f"`mlflow ui --backend-store-uri sqlite:///other.db`{page}"
-    spaced = make_store("the other's.db")
-    words = shlex.split(end_of_run(spaced).removesuffix(page).strip("`"))
-    assert words == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{spaced.name}"]
+    assert end_of_run(lab.store) == "Its charts, with `kedro metrics ui`:"
+    assert end_of_run(make_store("the other's.db")) == "Its charts, with `kedro metrics ui`:"
 
 
 class _Failing:

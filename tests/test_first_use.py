@@ -103,7 +103,7 @@ def test_a_store_of_an_older_mlflow_is_refused_and_left_as_it_is(lab: Lab) -> No
     message = refused(lab)
 
     assert "its tables (0584bdc529eb) are of an older MLflow than this one" in message
-    assert f"save a copy and run `mlflow db upgrade sqlite:///{lab.store}`" in message
+    assert "run `kedro metrics upgrade`, which saves a copy" in message
     assert lab.store.read_bytes() == before
 
 

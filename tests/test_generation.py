@@ -53,6 +53,7 @@ FILES = {
     "src/PACKAGE/tracking/config.py",
     "src/PACKAGE/tracking/dataset.py",
     "src/PACKAGE/tracking/delivery/__init__.py",
+    "src/PACKAGE/tracking/delivery/binding.py",
     "src/PACKAGE/tracking/delivery/breaker.py",
     "src/PACKAGE/tracking/delivery/delivery.py",
     "src/PACKAGE/tracking/delivery/drain.py",
@@ -78,6 +79,21 @@ FILES = {
     "src/PACKAGE/tracking/scanning/known.py",
     "src/PACKAGE/tracking/scanning/pairs.py",
     "src/PACKAGE/tracking/scanning/uris.py",
+    "src/PACKAGE/tracking/reports/__init__.py",
+    "src/PACKAGE/tracking/reports/commands.py",
+    "src/PACKAGE/tracking/reports/curves.py",
+    "src/PACKAGE/tracking/reports/live.py",
+    "src/PACKAGE/tracking/reports/options.py",
+    "src/PACKAGE/tracking/reports/page.py",
+    "src/PACKAGE/tracking/reports/reading.py",
+    "src/PACKAGE/tracking/reports/report.py",
+    "src/PACKAGE/tracking/reports/rows.py",
+    "src/PACKAGE/tracking/reports/rules.py",
+    "src/PACKAGE/tracking/reports/runs.py",
+    "src/PACKAGE/tracking/reports/sheet.py",
+    "src/PACKAGE/tracking/reports/system.py",
+    "src/PACKAGE/tracking/reports/tables.py",
+    "src/PACKAGE/tracking/reports/tally.py",
     "src/PACKAGE/tracking/store/__init__.py",
     "src/PACKAGE/tracking/store/client.py",
     "src/PACKAGE/tracking/store/database.py",
@@ -284,11 +300,18 @@ def test_settings_are_kedros_with_the_hook(project: Path) -> None:
 
 def test_the_catalog_has_metrics_datasets(project: Path) -> None:
     metrics = {"type": "lab.tracking.MlflowMetricsDataset"}
-    assert load(project, "catalog.yml") == {
+    catalog = load(project, "catalog.yml")
+    rules = (
+        catalog.pop("training_metrics", {}).get("metrics"),
+        catalog["my_model_metrics"].pop("metrics", None),
+    )
+    assert catalog == {
         "my_model_metrics": metrics,
         "my_baseline_metrics": {**metrics, "prefix": "baseline"},
         "{name}_metrics": metrics,
     }
+    is_example = (project / "src/lab/pipelines/training").exists()
+    assert ("metrics" in of_example) == is_example
 
 
 def test_without_the_example_nothing_speaks_of_it(bake: Callable[..., Path]) -> None:
@@ -349,7 +372,7 @@ def test_answers_of_every_kind_end_where_they_belong(
         "separator": "/",
     }
     assert ascii(load(project, "mlflow.yml")) == ascii(given)  # xdist can't tell of half an emoji
-    assert len(load(project, "catalog.yml")) == 3
+    assert len(load(project, "catalog.yml")) == 4
     tomllib.loads((project / "pyproject.toml").read_text())
 
 

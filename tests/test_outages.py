@@ -225,7 +225,7 @@ def test_with_spool_the_run_goes_on_and_is_synced(
     done, (line,) = lab.sync()
     assert done
     (run,) = lab.runs()
-    assert line == f"Synced own_calls: 4 points, to run {run.info.run_id} in {gone.url}."
+    assert line == f"Synced {run.info.run_name}: 4 points, to run {run.info.run_id} in {gone.url}."
     assert stamps_in(lab.store, run) == before
     for fact in ("run_name", "status", "start_time", "end_time", "user_id"):
         assert getattr(run.info, fact) == getattr(waiting.info, fact), fact

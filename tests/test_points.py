@@ -20,7 +20,8 @@ from helpers import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
-from lab.tracking.dataset import Binding, MlflowMetricsDataset
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.route import Destination
 from lab.tracking.names import MAX_KEY_LENGTH
 from lab.tracking.points import PointsError, allowed_name, parse

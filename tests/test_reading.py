@@ -232,6 +232,6 @@ def test_one_of_9_000_runs_is_found(lab: Lab) -> None:
         )
     store = store_at(f"sqlite:///{lab.store}")
 
-    found = store.newest_with(experiment, {"chain_metrics.", "none_metrics."})
+    found = store.newest_with(experiment, {"chain_metrics.", "none_metrics."}, False)
 
     assert found == {"chain_metrics.": oldest}

@@ -162,6 +162,9 @@ def test_the_example_draws_curves_and_is_accurate(example: Project) -> None:
     assert {key: len(values) for key, values in points.items()} == {
         "training_metrics.loss": 20,
         "training_metrics.accuracy": 20,
+        "best.training_metrics.loss": 1,
+        "best.training_metrics.accuracy": 1,
+        "best.my_model_metrics.accuracy": 1,
         "my_model_metrics.accuracy": 1,
         "my_model_metrics.recall": 10,
         "baseline.accuracy": 1,

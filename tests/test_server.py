@@ -35,7 +35,7 @@ def test_a_tracking_server(lab: Lab, server: Server, monkeypatch: pytest.MonkeyP
 
 
 def test_the_end_says_where_the_charts_are(
-    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+    lab: Lab, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lab.configure(tracking_uri=server.url.replace("http://", "http://me:hunter2@"))
 
@@ -43,8 +43,9 @@ def test_the_end_says_where_the_charts_are(
 
     (run,) = lab.runs()
     page = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics"
-    logged = [record.getMessage() for record in caplog.records]
-    assert (
-        f"The MLflow run {run.info.run_id} is FINISHED. Its charts: {server.url}/{page}" in logged
-    )
-    assert "hunter2" not in caplog.text
+    out = capsys.readouterr().out
+    assert out.splitlines()[-2:] == [
+        "Its charts:",
+        f"{server.url}/{page}?workflowType=machine_learning",
+    ]
+    assert "hunter2" not in out

@@ -11,7 +11,8 @@ import pytest
 from faults import Server
 from helpers import Lab
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
-from lab.tracking.dataset import Binding, MlflowMetricsDataset
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.delivery import delivery_to
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination

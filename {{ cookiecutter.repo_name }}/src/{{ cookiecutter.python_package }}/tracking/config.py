@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
@@ -42,8 +43,31 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _are_tags(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _is_text(name) and not name.startswith("kedro.") and isinstance(text, str | int | float)
+        for name, text in value.items()
+    )
+
+
+class Moment(datetime):
+    """A date and time that is written with milliseconds, unless a format says otherwise."""
+
+    def __str__(self) -> str:
+        return self.isoformat(" ", "milliseconds")
+
+
+def _is_name(value: Any) -> bool:
+    with suppress(ValueError, LookupError, AttributeError):
+        return _is_text(value) and bool(value.format(pipeline="", env="", time=Moment.now()))
+    return False
+
+
 def _one_of(*values: str) -> tuple[str, Callable[[Any], bool]]:
     return "one of " + ", ".join(values), values.__contains__
+
+
+_BOOLEAN = "true or false", lambda value: isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -53,10 +77,14 @@ class MlflowConfig:
     tracking_uri: str  # absolute, where it is an SQLite file
     experiment: str
     env: str  # the configuration environment that was used
-    run_name: str | None = None  # the pipeline's
+    project_path: Path = Path()
+    run_name: str = "{pipeline} {time}"
+    tags: Mapping[str, str] = field(default_factory=dict)
     separator: str = "."
     track: str = "auto"
     log_params: bool = True
+    summary: bool = True
+    system_metrics: bool = False
     on_outage: str = "raise"
     outbox: str | None = None  # the project's folder
     require_delivery: bool = False
@@ -74,17 +102,20 @@ class MlflowConfig:
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tracking_uri": ("a non-empty string", _is_text),
     "experiment": ("a non-empty string", _is_text),
-    "run_name": ("a non-empty string", _is_text),
+    "run_name": (
+        "a non-empty string, in which {pipeline}, {env} and {time:%Y-%m-%d %H:%M} may stand",
+        _is_name,
+    ),
+    "tags": ("a mapping of names, which do not begin with 'kedro.', to texts", _are_tags),
     "separator": ("one of '.' '/'", (".", "/").__contains__),
     "track": _one_of("auto", "always", "never"),
-    "log_params": ("true or false", lambda value: isinstance(value, bool)),
+    "log_params": _BOOLEAN,
+    "summary": _BOOLEAN,
+    "system_metrics": _BOOLEAN,
     "on_outage": _one_of("raise", "spool"),
     "outbox": ("the path of a folder", _is_text),
-    "require_delivery": ("true or false", lambda value: isinstance(value, bool)),
-    "secrets": (
-        "a list of words",
-        lambda value: isinstance(value, list) and all(map(_is_text, value)),
-    ),
+    "require_delivery": _BOOLEAN,
+    "secrets": ("a list of words", _are_texts),
     "credentials": ("the name of an entry of credentials.yml", _is_text),
 }
 
@@ -148,6 +179,7 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     return MlflowConfig(
         tracking_uri=_absolute(uri, project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
+        project_path=project_path,
         env=_env(loader) or getattr(loader, "base_env", "") or "base",
         redactor=Secrets([*secret, *credentials_secrets(entries, words)], words),
         **given,

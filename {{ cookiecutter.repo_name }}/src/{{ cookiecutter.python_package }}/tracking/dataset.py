@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from multiprocessing import parent_process
+from typing import TYPE_CHECKING, Any, NewType, cast
 
 from kedro.io import AbstractDataset, DatasetError
 
-from .config import current_config
-from .points import Points, PointsError, allowed_name, by_key, key_prefix, parse
+from .points import Points, PointsError, allowed_name, by_key, parse
 
 if TYPE_CHECKING:
+    from .delivery.binding import Binding
     from .delivery.delivery import Delivery
-    from .delivery.route import Destination
     from .process.membership import Membership
+    from .reports.rules import Rule
     from .store.queries import History
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Binding:
-    """What a metrics dataset gets before any node runs. Plain values: it can be pickled."""
-
-    name: str  # the dataset's, in the catalog
-    prefix: str  # what its keys begin with
-    separator: str  # stands between the prefix and a metric's name
-    destination: Destination | None  # the MLflow run; None where tracking is off
-    sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
-    overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
-    hint: str = ""  # a sentence about where the entry comes from, for errors
-
-    @property
-    def start(self) -> str:
-        """What every key of the dataset begins with."""
-        return key_prefix(self.prefix, self.separator)
+# Kedro-Viz knows by this name what it gets.
+PlotlyPreview = NewType("PlotlyPreview", dict[str, Any])
 
 
 class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
@@ -59,7 +44,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     ``load`` reads the current MLflow run. An input of the pipeline (``kedro run --nodes``) and,
     with ``--only-missing-outputs``, what this run has not made, is read from the newest run of the
-    experiment that has it. ``exists`` is whether ``load`` would find something.
+    experiment that has it; outside of a run all is read from the last finished one. ``exists`` is
+    whether ``load`` would find something.
 
     In a node; ``points.parse`` lists all that it may return:
 
@@ -72,6 +58,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         *,
         prefix: str | None = None,
         run_id: str | None = None,
+        metrics: Mapping[str, Mapping[str, Any]] | None = None,
+        load_args: Mapping[str, Any] | None = None,
         metadata: dict[str, Any] | None = None,
     ) -> None:
         """A metrics dataset; every argument is optional.
@@ -79,21 +67,41 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         Args:
             prefix: What the keys begin with; the dataset's name if None, nothing if ``""``.
             run_id: An existing MLflow run to write to and read from, instead of the current one.
+            metrics: What its metrics mean, by name or pattern (``recall*``): ``greater_is_better``
+                and, if wanted, the limits ``threshold`` (the value has to reach it),
+                ``max_regression`` and ``max_relative_regression`` (against another run).
+            load_args: ``run``, the run to read: an id or its beginning, a name, ``last``,
+                ``previous``, ``best:KEY`` or ``git:REVISION``; ``as: frame``, a DataFrame.
             metadata: Anything; Kedro ignores it, plugins may read it.
         """
         for argument, value in {"prefix": prefix, "run_id": run_id}.items():
             if value is not None and not isinstance(value, str):
                 given = f"{argument!r} is {value!r} ({type(value).__name__})"
                 raise ValueError(f'{given}; it is a string: write "{value}", in quotes')
+        self.rules: Sequence[Rule] = ()
+        self.reads_run: str | None = None
+        self._as_frame = False
+        if metrics is not None or load_args is not None:
+            from .reports import rules
+
+            self.rules = rules.parse_rules(metrics or {})
+            self.reads_run, self._as_frame = rules.parse_load_args(load_args or {})
         self.metadata = metadata
         self.prefix = prefix
         self.run_id = run_id or None
-        # By unpickling this a worker process takes part in the run, with a node's own MLflow calls.
-        self.membership: Membership | None = None
+        self.membership: Membership | None = None  # a worker that unpickles it joins the run
         self._binding: Binding | None = None
         entry = _entry_being_built()
         self._prefix = entry.partition("@")[0] if prefix is None and entry else prefix
         self._warned: set[str] = set()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In a worker process, keep Kedro's log as short as in the pipeline's."""
+        self.__dict__.update(state)
+        if parent_process():
+            from .reports.live import SavingOnce
+
+            SavingOnce(None).begin()
 
     def bind(self, binding: Binding) -> None:
         """Give the dataset its prefix and its MLflow run."""
@@ -127,57 +135,63 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         Returns:
             Metric names to ``{"value": float, "step": int}``, or to a list of these in step
-            order where there are several. Nested names are joined by the separator.
+            order where there are several. Nested names are joined by the separator. As a frame:
+            one row a point, with the columns key, step, value, timestamp and run.
+
+        Raises:
+            DatasetError: There is no such run, or outside of a run nothing to read.
         """
-        binding = self._binding or self._unbound()
-        if binding.destination is None:
-            raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
-        start = binding.start
-        found = (delivery.histories(start) for delivery in _to_read(binding))
-        histories: History = next(filter(None, found), {})
-        return {key.removeprefix(start): _restored(points) for key, points in histories.items()}
+        from .reports import reading
+
+        run_id, points, start = self._points()
+        if self._as_frame:
+            return cast("dict[str, Any]", reading.frame(run_id, points))
+        return {key.removeprefix(start): reading.shaped(points[key]) for key in points}
+
+    def preview(self) -> PlotlyPreview:
+        """The curves of the last finished run, for Kedro-Viz."""
+        from .reports import reading
+
+        run_id, points, _ = self._points()
+        return PlotlyPreview(reading.figure(run_id, points))
+
+    def _points(self) -> tuple[str, History, str]:
+        """The id of the run that is read, its points by key, and what the keys begin with."""
+        from .reports import reading
+
+        binding = self._to_read()
+        run_id, points = reading.points_of(binding)
+        if not points and binding is not self._binding:
+            raise DatasetError(
+                f"No metrics begin with {binding.start!r} in the MLflow run {run_id}."
+            )
+        return run_id, points, binding.start
+
+    def _to_read(self) -> Binding:
+        """As bound; where it is not, or another run is named, to that run."""
+        if self._binding and not self.reads_run:
+            return self._binding
+        from .reports import reading
+
+        prefix = self._binding.prefix if self._binding else self._prefix or ""
+        return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules)
 
     def _exists(self) -> bool:
+        from .reports import reading
+
         try:
-            binding = self._binding or self._unbound()
+            return reading.exists(self._to_read())
         except DatasetError:  # no run
             return False
-        from mlflow.exceptions import MlflowException
-
-        keys = (key for delivery in _to_read(binding) for key in delivery.last_steps())
-        try:
-            return any(key.startswith(binding.start) for key in keys)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
 
     def _describe(self) -> dict[str, Any]:
         prefix = self._binding.prefix if self._binding else self._prefix
         return {"prefix": prefix, "run_id": self.run_id}
 
     def _unbound(self) -> Binding:
-        """Without the hook: the run named here, else the active one, of the project's store."""
-        from .process.mlflow_globals import active_run
+        from .reports.reading import unbound
 
-        config, prefix, run_id = current_config(), self._prefix or "", self.run_id
-        if run_id and config:
-            uri = config.tracking_uri
-        elif run_id:
-            import mlflow  # outside of a Kedro project
-
-            uri = mlflow.get_tracking_uri()
-        elif active := active_run():
-            uri, run_id = active
-        else:
-            raise DatasetError(
-                f"The metrics dataset {prefix or '(without a prefix)'!r} has no MLflow run;"
-                " use it in a pipeline or inside `with mlflow.start_run():`, or give it a 'run_id'."
-            )
-        from .delivery.route import Destination
-
-        separator = config.separator if config else "."
-        return Binding(prefix, prefix, separator, Destination(uri, run_id))
+        return unbound(self._prefix or "", self.run_id)
 
     def _warn_about(
         self, metrics: Mapping[str, Points], binding: Binding, delivery: Delivery
@@ -224,15 +238,6 @@ def _delivery_of(binding: Binding) -> Delivery | None:
     return delivery_to(binding.destination)
 
 
-def _to_read(binding: Binding) -> list[Delivery]:
-    """Deliveries to the MLflow runs to read from, in this order."""
-    if (own := binding.destination) is None:
-        return []
-    from .delivery.delivery import Delivery, delivery_to
-
-    return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
-
-
 def _check_keys(delivery: Delivery, keys: Collection[str]) -> None:
     """Raise an error if the store would take two keys for one: MySQL's does."""
     run = delivery.destination
@@ -240,10 +245,3 @@ def _check_keys(delivery: Delivery, keys: Collection[str]) -> None:
         from .store.keys import check_keys
 
         check_keys(run.tracking_uri, run.run_id, keys, delivery.last_steps)
-
-
-def _restored(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
-    """Stored points in the shape in which a node returns them, in step order."""
-    by_step = sorted(points, key=lambda point: point[1])
-    shaped = [{"value": value, "step": step} for _, step, value in by_step]
-    return shaped[0] if len(shaped) == 1 else shaped

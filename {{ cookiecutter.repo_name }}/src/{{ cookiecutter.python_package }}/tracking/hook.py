@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
-from .binding.datasets import bind, bind_sources, metrics_datasets
+from .binding.datasets import bind, bind_sources, metrics_datasets, rules_of
 from .config import ConfigError, MlflowConfig, current_config, register_context
 
 if TYPE_CHECKING:
@@ -112,9 +112,15 @@ class MlflowPipelineHook:
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         if (config := current_config()) is None:
             return
+        from .reports.live import SavingOnce
+
+        saving_once = SavingOnce(id(catalog))
+        saving_once.begin()
+        weakref.finalize(catalog, saving_once.end)  # the catalog ends with the Kedro run
         datasets = metrics_datasets(pipeline, catalog)
         if config.track == "never" or (config.track == "auto" and not datasets):
-            bind(datasets, config.separator, None, catalog)
+            if datasets:
+                bind(datasets, config.separator, None, catalog)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
@@ -122,7 +128,7 @@ class MlflowPipelineHook:
 
         named = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
         needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
-        # Ctrl-C reaches no hook. The catalog ends with the Kedro run.
+        # Ctrl-C reaches no hook.
         weakref.finalize(catalog, _close_collected, id(catalog)).atexit = False
         run = open_run(config, run_params, id(catalog), named, needs_run)
         if config.log_params:
@@ -131,8 +137,13 @@ class MlflowPipelineHook:
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")
-        read = {name: each for name, each in datasets.items() if missing_only or name in inputs}
+        read = {
+            name: each
+            for name, each in datasets.items()
+            if not each.reads_run and (missing_only or name in inputs)
+        }
         bind_sources(run, read, bindings, inputs)
+        run.begin_report(rules_of(datasets, bindings))
 
 
 def _set_notebook(config: MlflowConfig) -> None:

@@ -8,6 +8,11 @@ OUTBOX_FILE = "mlflow-spool.db"
 OUTBOX_TABLE = "kedro_waiting_requests"
 
 
+def best_start(separator: str) -> str:
+    """What the keys of the best values begin with: ``best.`` and the key."""
+    return "best" + separator
+
+
 class Tag:
     """The tags of an MLflow run."""
 
@@ -34,6 +39,11 @@ class Tag:
     GIT_COMMIT = "mlflow.source.git.commit"
     GIT_DIRTY = "mlflow.source.git.dirty"
     PARENT_RUN = "mlflow.parentRunId"
+    EXPERIMENT_KIND = "mlflow.experimentKind"  # of an experiment
+
+
+# A kind of experiment, for which MLflow's UI, 3.7 to 3.9, shows runs and not traces.
+FOR_MODELS = "custom_model_development"
 
 
 # MLflow 3.17, mlflow.utils.validation; servers as old as 3.7 allow the same.

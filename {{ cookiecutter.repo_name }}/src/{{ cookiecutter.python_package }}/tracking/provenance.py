@@ -15,8 +15,10 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
+from .config import Moment
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag
 from .points import allowed_name
+from .process.mlflow_globals import user_environment
 from .redaction import HIDDEN, Secrets
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,18 @@ def pipeline_name(run_params: Mapping[str, Any]) -> str:
     return "+".join(name for name in names if name) or "__default__"
 
 
+def run_name(pattern: str, run_params: Mapping[str, Any], env: str) -> str:
+    """The name of a new MLflow run: what the caller has given, else by the pattern.
+
+    As for the run's id, a runtime parameter comes before the environment.
+    """
+    runtime = run_params.get("runtime_params") or {}
+    if given := runtime.get("mlflow_run_name") or user_environment().get("MLFLOW_RUN_NAME"):
+        return str(given)
+    pipeline = pipeline_name(run_params).replace("__default__", "default")
+    return pattern.format(pipeline=pipeline, env=env, time=Moment.now())
+
+
 def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dict[str, str]:
     """The Kedro run in tags: pipeline, environment, runner, version, run id and command."""
     # Kedro gives the runner as its repr, or "None" where the default is used.
@@ -53,6 +67,16 @@ def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dic
         Tag.COMMAND: _command(secrets),
     }
     return {key: printable(str(value))[:MAX_TAG_LENGTH] for key, value in tags.items()}
+
+
+def user_tags(tags: Mapping[str, Any], secrets: Secrets) -> dict[str, str]:
+    """The tags of ``mlflow.yml``, as MLflow takes them."""
+    return {
+        allowed_name(str(key))[:MAX_KEY_LENGTH]: printable(
+            secrets.redact(str(value), MAX_TAG_LENGTH)
+        )
+        for key, value in tags.items()
+    }
 
 
 def source_tags(project_path: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.nested import end_created, end_nested
 from .delivery.opening import NewRun, Resolved, open_destination, resolve
-from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox
+from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox, tell_what_waits
 from .delivery.route import Destination
 from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
 from .process.active_runs import ActiveOnThreads, is_executed, set_last_active
@@ -23,15 +23,17 @@ from .process.liveness import process_tags
 from .process.membership import Membership
 from .process.mlflow_globals import active_run, user_environment
 from .process.state import process_state
-from .provenance import kedro_tags, new_parameters, pipeline_name, printable, source_tags
+from .provenance import kedro_tags, new_parameters, printable, run_name, source_tags, user_tags
 from .redaction import redact
-from .scanning.uris import charts
-from .store.errors import TrackingError, error_text, reason
+from .reports.report import RunReport
+from .store.errors import error_text, reason
 from .store.keys import distinct
 from .store.mlflow_store import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+    from .reports.rules import Rule
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +65,12 @@ def open_run(
     path = Path(run_params["project_path"])
     run = TrackedRun(config, choose_outbox(config.outbox, path, resolved.tracking_uri), catalog_id)
     state.open_runs.append(run)
-    tags = kedro_tags(run_params, config.env, config.redactor) | source_tags(path) | process_tags()
+    of_user = user_tags(config.tags, config.redactor)
+    tags = source_tags(path) | of_user | process_tags()
+    tags |= kedro_tags(run_params, config.env, config.redactor)
     tags[Tag.IDEMPOTENCY_KEY] = run.key  # the same in the store and in the outbox
-    new = NewRun(config.experiment, config.run_name or pipeline_name(run_params), tags)
+    name = run_name(config.run_name, run_params, config.env)
+    new = NewRun(config.experiment, name, tags, of_user)
     run.open(resolved, new if needs_run else None, catalog_runs)
     return run
 
@@ -90,6 +95,7 @@ class TrackedRun:
         self._delivery: Delivery | None = None
         self._catalog_runs: dict[str, Delivery] = {}  # to the runs that the catalog names, by id
         self._active: ActiveOnThreads | None = None
+        self.report: RunReport | None = None
         self._thread = threading.current_thread()
         self._is_kedros = is_executed(catalog_id, self._thread)  # and not a script's own session
         self._closing = threading.Lock()
@@ -111,6 +117,11 @@ class TrackedRun:
             self._active = ActiveOnThreads(ActiveRun(run), state.has_opened, state.uses)
             self._active.take_seat()
 
+    def begin_report(self, rules: Sequence[Rule]) -> None:
+        """Show what is written to the run from now on; the rules say what is better."""
+        if self.run and self._delivery:
+            self.report = RunReport(self._config, self.run, self._delivery, rules)
+
     def enter(self, node: object) -> None:
         """Make it the run of ``mlflow.log_param()`` and the like, on this thread, for a node."""
         if self._active:
@@ -120,6 +131,8 @@ class TrackedRun:
         """Make it the active run again, after a node that has left another one open."""
         if self._active:
             self._active.leave()
+        if self.report:
+            self.report.pause()
 
     def stack_of_new_thread(self) -> list[Any]:
         """MLflow's stack of active runs for a thread that has none."""
@@ -180,6 +193,8 @@ class TrackedRun:
     def _close(self, status: str, error: BaseException | None) -> None:
         if self._delivery is None and status == "KILLED":  # it may have been about to be opened
             end_created(self._outbox, self._config.tracking_uri, self.key)
+        if self.report:
+            self.report.finish(hasty=status == "KILLED")
         try:
             for delivery in self._deliveries():
                 delivery.close()
@@ -220,24 +235,10 @@ class TrackedRun:
         for delivery, number in waiting.items():
             destination = delivery.destination
             if number is not None and self._outbox:
-                where = f"{number} points of it wait in {self._outbox.path}"
-                if self._config.require_delivery and status == "FINISHED":
-                    raise TrackingError(
-                        f"The MLflow run {destination.run_id} is {status}, but {where};"
-                        " 'require_delivery' in mlflow.yml makes that an error. Run"
-                        " `kedro metrics sync` when the store answers, before the file is gone."
-                    )
-                logger.warning(
-                    f"The MLflow run {destination.run_id} is {status}; {where}, for"
-                    " `kedro metrics sync`."
-                )
-            elif destination is self.destination and self.owned_run_id and self.run:
-                page = charts(
-                    redact(destination.tracking_uri),
-                    self.run.info.experiment_id,
-                    destination.run_id,
-                )
-                logger.info("The MLflow run %s is %s.%s", destination.run_id, status, page)
+                is_error = self._config.require_delivery and status == "FINISHED"
+                tell_what_waits(self._outbox, destination.run_id, status, number, is_error)
+            elif destination is self.destination and self.report:
+                self.report.show(status if self.owned_run_id else "left open")
 
     def _deregister(self) -> None:
         state = process_state()

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from ..dataset import Binding, MlflowMetricsDataset
+from ..dataset import MlflowMetricsDataset
 
 if TYPE_CHECKING:
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
 
+    from ..delivery.binding import Binding
     from ..delivery.route import Destination
+    from ..reports.rules import Rule
     from ..run import TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -45,6 +47,8 @@ def bind(
     catalog: DataCatalog,
 ) -> dict[str, Binding]:
     """Give each dataset its prefix and its MLflow run; None: tracking is off."""
+    from ..delivery.binding import Binding
+
     bindings = {}
     for name, dataset in datasets.items():
         destination = run.destination if run else None
@@ -81,6 +85,18 @@ def _hint(catalog: DataCatalog, name: str) -> str:
         f" {name!r} is a metrics dataset by the pattern {pattern!r} of the catalog; if it is not"
         f" one, add an entry {name!r} with the right 'type' to the catalog."
     )
+
+
+def rules_of(
+    datasets: Mapping[str, MlflowMetricsDataset], bindings: Mapping[str, Binding]
+) -> list[Rule]:
+    """What the datasets say of their metrics, those that have no MLflow run of their own."""
+    return [
+        replace(rule, start=bindings[name].start)
+        for name, dataset in datasets.items()
+        for rule in dataset.rules
+        if not dataset.run_id
+    ]
 
 
 def bind_sources(
@@ -135,6 +151,6 @@ def _newest_with(starts: Collection[str], run: TrackedRun) -> dict[str, Destinat
     own = {start for start in starts if any(k.startswith(start) for k in run.run.data.metrics)}
     store = store_at(run.destination.tracking_uri)
     with as_tracking_error(store.uri):
-        found = store.newest_with(run.run.info.experiment_id, set(starts) - own)
+        found = store.newest_with(run.run.info.experiment_id, set(starts) - own, False)
     others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
     return others | dict.fromkeys(own, run.destination)

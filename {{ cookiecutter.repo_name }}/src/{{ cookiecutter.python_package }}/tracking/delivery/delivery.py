@@ -17,6 +17,9 @@ from .route import Destination, Route
 
 logger = logging.getLogger(__name__)
 
+Metrics = Mapping[str, Points]  # by key
+Steps = Mapping[str, Sequence[int]]
+
 # How many seconds a point may wait for others: charts in MLflow's UI grow while the node runs.
 BATCH_SECONDS = 0.1
 # How many points may wait: a store that is slower than the node slows the node down.
@@ -39,6 +42,7 @@ class Delivery:
         self.destination = destination
         self.route = Route(destination)
         self.steps = StepCounter()
+        self.observers: list[Callable[[Metrics, Steps], None]] = []  # of what is sent
         self._warned = False
         self._batcher: Batcher | None = None
         self._users = 0  # Kedro runs that use the same external run may overlap
@@ -60,16 +64,21 @@ class Delivery:
         with self._lock:
             self._users -= 1
             batcher = None if self._users else self._batcher
-            if batcher:
-                self._batcher = None
-                process_state().deliveries.pop(self.destination, None)
         if batcher:
-            batcher.close()
+            try:
+                batcher.close()  # a node that goes on, after a signal, now writes by itself
+            finally:
+                with self._lock:
+                    self._batcher = Batcher(self._write) if self._users else None
+                    if not self._users:  # its steps are counted until all is written
+                        process_state().deliveries.pop(self.destination, None)
         if failure:
             raise failure
 
-    def send(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
+    def send(self, metrics: Metrics, steps: Steps) -> None:
         """Write metrics, by key, at these steps: at once, or with others if they are few."""
+        for observe in self.observers:
+            observe(metrics, steps)
         points = _points(metrics, steps)
         batch = list(islice(points, METRICS_PER_REQUEST))
         are_few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
@@ -93,8 +102,8 @@ class Delivery:
             self.steps.looked_up.add(writer)
         elif run.is_external and not self._warned:
             self._warned = True
-            what = "points without a step begin at 0, whatever the MLflow run %s has."
-            logger.warning(f"The store does not answer: {what}", run.run_id)
+            what = f"begin at 0, whatever the MLflow run {run.run_id} has."
+            logger.warning(f"The store does not answer: points without a step {what}")
 
     def flush(self) -> None:
         """Return when everything that was sent is written."""
@@ -102,7 +111,7 @@ class Delivery:
             batcher.flush()
 
     def histories(self, start: str) -> History:
-        """All points of all keys that begin so; everything that was sent is among them."""
+        """All points of all keys that begin so, with everything that was sent."""
         self.flush()
         return self.route.histories(start)
 
@@ -135,7 +144,7 @@ class StepCounter:
                 if by_others:
                     self.writers.setdefault(key, "")
 
-    def number(self, metrics: Mapping[str, Points], writer: str) -> dict[str, Sequence[int]]:
+    def number(self, metrics: Metrics, writer: str) -> dict[str, Sequence[int]]:
         """By key, the steps of the points; those that follow count on from them."""
         with self._lock:
             steps = {key: each.numbered(self._next.get(key, 0)) for key, each in metrics.items()}
@@ -145,12 +154,11 @@ class StepCounter:
             return steps
 
 
-def _points(metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> Iterator[Point]:
+def _points(metrics: Metrics, steps: Steps) -> Iterator[Point]:
     import mlflow
 
     model = mlflow.get_active_model_id()  # as mlflow.log_metric() does
-    # One timestamp for one save: MLflow's SQL stores keep an identical point once, so a repeated
-    # request duplicates nothing.
+    # One for a save: MLflow's SQL stores keep equal points once, so a repeated request adds none.
     now = time.time_ns() // 1_000_000
     for key, points in metrics.items():
         for start in range(0, len(points.values), METRICS_PER_REQUEST):
@@ -180,10 +188,7 @@ class Batcher:
         self._changed = threading.Condition()
 
     def put(self, points: list[Point]) -> bool:
-        """Take points, to be written soon; False if it has been closed, by a signal, and took none.
-
-        Waits while too many are waiting.
-        """
+        """Take points, to be written soon; waits while too many do. False if it has been closed."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < LIMIT or self._error)
             self._raise()

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
@@ -67,6 +67,7 @@ class NewRun:
     experiment: str
     name: str
     tags: Mapping[str, str]
+    tags_of_user: Mapping[str, str] = field(default_factory=dict)  # also for an external run
 
 
 def open_destination(  # noqa: PLR0913
@@ -94,6 +95,8 @@ def open_destination(  # noqa: PLR0913
                 return None, None
             if resolved.run_id:
                 run = store.get_run(resolved.run_id, resolved.named_by)
+                if new.tags_of_user:
+                    store.log_params_and_tags(resolved.run_id, tags=new.tags_of_user)
                 return Destination(store.uri, resolved.run_id, outbox, is_external=True), run
             run = _create(new, store, _waiting_runs(outbox))
             return Destination(store.uri, run.info.run_id, outbox), run

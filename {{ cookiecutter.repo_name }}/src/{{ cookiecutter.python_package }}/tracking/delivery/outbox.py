@@ -17,6 +17,7 @@ from ..names import OUTBOX_FILE, OUTBOX_TABLE
 from ..points import Point
 from ..redaction import without_credentials
 from ..scanning.uris import sqlite_uri
+from ..store.errors import TrackingError
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.sqlite import create_private, has_tables
 
@@ -187,6 +188,18 @@ def existing_outboxes(given: str | None, project_path: Path, target_uri: str) ->
     """The outboxes of earlier runs."""
     paths = outbox_candidates(given, project_path)
     return [Outbox(path, target_uri) for path in paths if path.exists()]
+
+
+def tell_what_waits(outbox: Outbox, run_id: str, status: str, points: int, is_error: bool) -> None:
+    """Log that points wait at a run's end; or raise a TrackingError, where that is one."""
+    where = f"{points} points of it wait in {outbox.path}"
+    if is_error:
+        raise TrackingError(
+            f"The MLflow run {run_id} is {status}, but {where}; 'require_delivery' in mlflow.yml"
+            " makes that an error. Run `kedro metrics sync` when the store answers, before the"
+            " file is gone."
+        )
+    logger.warning("The MLflow run %s is %s; %s, for `kedro metrics sync`.", run_id, status, where)
 
 
 def spool_store(path: Path) -> MlflowStore:

@@ -209,8 +209,8 @@ def _write_facts(run: Run, target: MlflowStore, run_id: str) -> None:
         (key, value)
         for key, value in run.data.tags.items()
         if key not in _NOT_COPIED and not (key.startswith("mlflow.") and key in there.data.tags)
-        # An external run gets no tags but of an error, as when its store answers.
-        if not external or key == Tag.ERROR
+        # An external run gets an error and the tags of mlflow.yml, as when its store answers.
+        if not external or key == Tag.ERROR or not key.startswith(("kedro.", "mlflow."))
     ]
     for start in range(0, max(len(params), len(tags)), PARAMS_PER_REQUEST):
         part = slice(start, start + PARAMS_PER_REQUEST)

@@ -1,7 +1,6 @@
 """The URIs of stores: which MLflow knows, and how that of an SQLite file is written."""
 
 import re
-import shlex
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -64,14 +63,17 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(decoded(path)) if uri.startswith("sqlite:///") and path != ":memory:" else None
 
 
-def charts(tracking_uri: str, experiment: str, run_id: str) -> str:
-    """Where a run's charts are, in a sentence; nothing where that is not known."""
-    page = f"#/experiments/{experiment}/runs/{run_id}/model-metrics"
+# Where `kedro metrics ui` and `mlflow ui` serve, unless a port is given.
+LOCAL_PAGE = "http://127.0.0.1:5000"
+# MLflow's UI, from 3.15 on, opens in a view that shows no runs; earlier ones ignore this.
+VIEW = "workflowType=machine_learning"
+
+
+def charts(tracking_uri: str, experiment: str, run_id: str) -> list[str]:
+    """Where a run's charts are: what to do, and the page; nothing where that is not known."""
+    page = f"#/experiments/{experiment}/runs/{run_id}/model-metrics?{VIEW}"
     if tracking_uri.startswith("http"):
-        return f" Its charts: {tracking_uri.rstrip('/')}/{page}"
-    if path := sqlite_path(tracking_uri):
-        store = Path(path.name) if path.parent == Path.cwd() else path
-        option = f" --backend-store-uri {shlex.quote(sqlite_uri(store))}"
-        option = "" if store == Path("mlflow.db") else option
-        return f" Its charts, with `mlflow ui{option}`: http://127.0.0.1:5000/{page}"
-    return ""
+        return ["Its charts:", f"{tracking_uri.rstrip('/')}/{page}"]
+    if "://" in tracking_uri:  # a database
+        return ["Its charts, with `kedro metrics ui`:", f"{LOCAL_PAGE}/{page}"]
+    return []

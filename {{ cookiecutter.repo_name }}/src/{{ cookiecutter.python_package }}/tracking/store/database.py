@@ -203,7 +203,8 @@ def _make_or_check(uri: str, engine: Engine) -> str | None:
             "a process was interrupted while it made MLflow's tables, and half of them are there;"
             f" if nothing else is in it, run `DROP DATABASE {database}; CREATE DATABASE {database}`"
         )
-    return mismatch(schema, without_credentials(uri), "name an empty database")
+    command = f"save a copy and run `mlflow db upgrade {without_credentials(uri)}`"
+    return mismatch(schema, command, "name an empty database")
 
 
 def _is_rolled_back(schema: Schema, engine: Engine) -> bool:

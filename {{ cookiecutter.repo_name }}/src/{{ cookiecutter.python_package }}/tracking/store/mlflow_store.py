@@ -159,16 +159,15 @@ class MlflowStore:
         """Remove a tag of a run, if it has it."""
         self.call(lambda client: queries.delete_tag(client, run_id, key))
 
-    def search_runs(self, search: str = "", experiment: str = "", newest: int = 0) -> list[Run]:
-        """The runs that a filter of MLflow's finds, in one or all experiments, the oldest first.
-
-        ``newest``: only so many, the newest first.
-        """
+    def search_runs(
+        self, search: str = "", experiment: str = "", newest: int = 0, first: str = ""
+    ) -> list[Run]:
+        """The runs that a filter finds, in one or all experiments; ``newest``: only so many."""
 
         def request(client: MlflowClient) -> list[Run]:
             every = [] if experiment else client.search_experiments()
             ids = [experiment] if experiment else [each.experiment_id for each in every]
-            order = [f"attributes.start_time {'DESC' if newest else 'ASC'}"]
+            order = [first or f"attributes.start_time {'DESC' if newest else 'ASC'}"]
             return list(client.search_runs(ids, search, 1, newest or MOST_RUNS, order))
 
         return self.call(request)
@@ -207,9 +206,9 @@ class MlflowStore:
         """All points of all keys of the run that begin with ``start``."""
         return self.call(lambda client: queries.histories(client, run_id, start))
 
-    def newest_with(self, experiment: str, starts: Collection[str]) -> dict[str, str]:
-        """By what keys begin with, the newest run of the experiment that has such keys."""
-        return self.call(lambda client: queries.newest_with(client, experiment, starts))
+    def newest_with(self, experiment: str, starts: Collection[str], finished: bool) -> StrMap:
+        """By what keys begin with, the newest (finished) run of the experiment that has them."""
+        return self.call(lambda client: queries.newest_with(client, experiment, starts, finished))
 
     def call(self, request: Callable[[MlflowClient], T]) -> T:
         """What a request to MLflow's client returns."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..names import METRICS_PER_REQUEST
+from ..names import FOR_MODELS, METRICS_PER_REQUEST, Tag
 from ..redaction import redact
 from .errors import TrackingError
 
@@ -33,7 +33,7 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return client.create_experiment(name, artifacts)
+            return client.create_experiment(name, artifacts, {Tag.EXPERIMENT_KIND: FOR_MODELS})
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -89,13 +89,20 @@ def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:
     return {metric.key: metric.step for metric in client.get_run(run_id).data._metric_objs}
 
 
-def newest_with(client: MlflowClient, experiment: str, starts: Collection[str]) -> dict[str, str]:
-    """By what keys begin with, the newest run that has such keys, of any status and not deleted.
+def last_points(run: Run) -> dict[str, tuple[float, int]]:
+    """The value and the step of the last point of every key that the run has."""
+    return {metric.key: (_restored(metric.value), metric.step) for metric in run.data._metric_objs}
+
+
+def newest_with(
+    client: MlflowClient, experiment: str, starts: Collection[str], finished: bool
+) -> dict[str, str]:
+    """By what keys begin with, the newest run that has such keys, of any or one status.
 
     Those are left out that none of the ``MOST_SEARCHED`` newest runs of the experiment has.
     """
     found: dict[str, str] = {}
-    for run_id, keys in _newest_runs(client, experiment, MOST_SEARCHED):
+    for run_id, keys in _newest_runs(client, experiment, MOST_SEARCHED, finished):
         for start in starts:
             if start not in found and any(key.startswith(start) for key in keys):
                 found[start] = run_id
@@ -105,24 +112,27 @@ def newest_with(client: MlflowClient, experiment: str, starts: Collection[str]) 
 
 
 def _newest_runs(
-    client: MlflowClient, experiment: str, most: int
+    client: MlflowClient, experiment: str, most: int, finished: bool
 ) -> Iterator[tuple[str, Iterable[str]]]:
     """The id and the keys of each run, the newest first. MLflow's filters find whole keys only."""
     store = client._tracking_client.store
     if hasattr(store, "ManagedSessionMaker"):
-        yield from _query_newest(store, experiment, most)
+        yield from _query_newest(store, experiment, most, finished)
         return
     token, size = None, FIRST_PART
     order = ["attributes.start_time DESC"]
+    search = "attributes.status = 'FINISHED'" if finished else ""
     while most > 0:
-        runs = client.search_runs([experiment], "", 1, min(size, most), order, token)
+        runs = client.search_runs([experiment], search, 1, min(size, most), order, token)
         yield from ((run.info.run_id, run.data.metrics) for run in runs)
         most, size, token = most - len(runs), LARGEST_PART, runs.token
         if not token:
             return
 
 
-def _query_newest(store: Any, experiment: str, most: int) -> Iterator[tuple[str, Iterable[str]]]:
+def _query_newest(
+    store: Any, experiment: str, most: int, finished: bool
+) -> Iterator[tuple[str, Iterable[str]]]:
     """The same from an SQL store, without parameters and tags."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun
 
@@ -130,6 +140,7 @@ def _query_newest(store: Any, experiment: str, most: int) -> Iterator[tuple[str,
         query = session.query(SqlRun.run_uuid).filter(
             SqlRun.experiment_id == int(experiment), SqlRun.lifecycle_stage == "active"
         )
+        query = query.filter(SqlRun.status == "FINISHED") if finished else query
         newest = query.order_by(SqlRun.start_time.desc(), SqlRun.run_uuid).limit(most)
         ids = [run_id for (run_id,) in newest]
         later = range(FIRST_PART, len(ids), LARGEST_PART)

@@ -58,8 +58,8 @@ def settled(read: Callable[[], Schema]) -> Schema:
     return schema
 
 
-def mismatch(schema: Schema, uri: str, way_out: str) -> str:
-    """What is wrong with a store whose tables are not this MLflow's."""
+def mismatch(schema: Schema, upgrade: str, way_out: str) -> str:
+    """What is wrong with a store whose tables are not this MLflow's, and what to do."""
     import mlflow
 
     if not schema.is_mlflows:
@@ -67,7 +67,7 @@ def mismatch(schema: Schema, uri: str, way_out: str) -> str:
     if schema.version in versions():
         return (
             f"its tables ({schema.version}) are of an older MLflow than this one"
-            f" ({mlflow.__version__}); save a copy and run `mlflow db upgrade {uri}`"
+            f" ({mlflow.__version__}); {upgrade}"
         )
     return (
         f"its tables ({schema.version}) are of a newer MLflow than this one ({mlflow.__version__});"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..names import OUTBOX_TABLE
 from ..scanning.uris import sqlite_uri
 from .errors import TrackingError
-from .schema import CREATE_SECONDS, Schema, mismatch, settled
+from .schema import CREATE_SECONDS, Schema, mismatch, settled, versions
 
 if TYPE_CHECKING:
     import sqlite3
@@ -40,7 +39,7 @@ def make_or_check(path: Path) -> str | None:
     schema = settled(partial(_schema, path))
     if schema.is_current:
         return None
-    return mismatch(schema, shlex.quote(sqlite_uri(path)), "move the file away")
+    return mismatch(schema, "run `kedro metrics upgrade`, which saves a copy", "move the file away")
 
 
 def has_tables(path: Path) -> bool:
@@ -86,6 +85,44 @@ def _make(path: Path) -> None:
         with closing(_open(path, CREATE_SECONDS)) as database:
             _copy_tables(new, database)
         new.unlink()
+
+
+def upgrade(path: Path) -> Path | None:
+    """Migrate an older MLflow's store; returns the copy made before, None if it is not older.
+
+    Raises:
+        TrackingError: It is not a store of an older MLflow; or the migration failed, and the file
+            is as it was.
+    """
+    from mlflow.store.db.utils import _upgrade_db
+    from sqlalchemy import create_engine
+
+    with locked(path, f"another process is making or upgrading {path}; try again."):
+        schema = _schema(path)
+        if schema.is_current:
+            return None
+        if not schema.is_mlflows or schema.version not in versions():
+            raise TrackingError(f"{path}: {mismatch(schema, '', 'nothing was changed')}.")
+        saved = path.with_name(f"{path.stem}-{schema.version}{path.suffix}")
+        _copy(path, saved)
+        engine = create_engine(sqlite_uri(path))
+        try:
+            _upgrade_db(engine)
+        except Exception as error:
+            engine.dispose()
+            _copy(saved, path)
+            raise TrackingError(
+                f"{path} could not be upgraded, and is as it was: {error}"
+            ) from None
+        engine.dispose()
+        return saved
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a database as it is now, whoever writes to it."""
+    create_private(target, like=source)
+    with closing(_open(source)) as old, closing(_open(target)) as new:
+        old.backup(new)
 
 
 def create_private(path: Path, like: Path | None = None) -> None:

@@ -1,0 +1,632 @@
+"""What one sees of metrics: the summary of a run, the best values, `kedro metrics`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from helpers import Lab, Project, points_in
+from kedro.framework.startup import ProjectMetadata
+from kedro.runner import ParallelRunner, ThreadRunner
+from lab.tracking.points import Points
+from lab.tracking.reports.curves import curve
+from lab.tracking.reports.rows import Value, for_json, rows, with_best
+from lab.tracking.reports.rules import Rule, limits, parse_rules, rule_of, rules_in
+from lab.tracking.reports.sheet import Cell, Sheet
+from lab.tracking.reports.tally import Tally
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from rich.console import Console
+
+ENTRY = """
+curves_metrics:
+  type: lab.tracking.MlflowMetricsDataset
+  metrics:
+    loss: {greater_is_better: false}
+    acc*: {greater_is_better: true, threshold: 0.7, max_regression: 0.05}
+"""
+LOSSES = [0.5, 0.2, 0.3]
+
+
+@pytest.fixture
+def curves(lab: Lab) -> Lab:
+    """The lab with rules for the metrics of the pipeline ``curves``."""
+    lab.add("base/catalog.yml", ENTRY)
+    return lab
+
+
+def train(lab: Lab, *values: float, **options: Any) -> str:
+    """Run the pipeline; returns the id of its MLflow run."""
+    lab.run("curves", params={"values": list(values), **options})
+    return str(lab.runs()[-1].info.run_id)
+
+
+def metrics(lab: Lab, *arguments: str) -> Result:
+    """Run a command of `kedro metrics` in this process."""
+    from lab.tracking.cli import metrics as group
+
+    project = ProjectMetadata(
+        config_file=lab.path / "pyproject.toml",
+        package_name="lab",
+        project_name="Lab",
+        project_path=lab.path,
+        source_dir=lab.path / "src",
+        kedro_init_version="1.0.0",
+        tools=[],
+        example_pipeline="no",
+    )
+    # What it says of the project goes to Kedro's console, which is not the runner's.
+    command, *more = arguments
+    options = [command, f"--conf-source={lab.conf}", *more]
+    result = CliRunner().invoke(group, options, obj=project)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def data(lab: Lab, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    result = metrics(lab, *arguments, "--json")
+    assert result.exit_code in (0, 1), result.output
+    return json.loads(result.output[result.output.index("{") :])
+
+
+# Rules
+
+
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"loss": {"greater_is_beter": True}}, "did you mean 'greater_is_better'?"),
+        ({"loss": {"threshhold": 1}}, "did you mean 'threshold'?"),
+        ({"loss": {"x": 1}}, "known are greater_is_better, threshold, max_regression"),
+        ({"loss": {"greater_is_better": "yes"}}, "it is true or false"),
+        ({"loss": {"greater_is_better": True, "threshold": "0.9"}}, "it is a number"),
+        ({"loss": {"greater_is_better": True, "threshold": math.nan}}, "it is a number"),
+        ({"loss": {"greater_is_better": True, "max_regression": -1}}, "a number from 0 on"),
+        ({"loss": {"threshold": 0.9}}, "limits, but no 'greater_is_better'; add it"),
+        ({"loss": True}, "says of 'loss' True (bool); it is a mapping of greater_is_better"),
+        (["loss"], "'metrics' is ['loss'] (list); it is a mapping of metric names to rules"),
+    ],
+)
+def test_a_wrong_rule_is_an_error_that_says_what_is_allowed(given: Any, part: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(part)):
+        parse_rules(given)
+
+
+def test_a_wrong_rule_in_the_catalog_names_the_dataset(curves: Lab) -> None:
+    curves.add("base/catalog.yml", "    loss*: {beter: true}\n")
+
+    with pytest.raises(Exception, match="beter"):
+        train(curves, *LOSSES)
+    result = metrics(curves, "check")
+    assert result.exit_code == 1
+    assert "'metrics' has for 'loss*' 'beter': True (bool);" in result.output
+
+
+def test_exact_names_come_before_patterns_and_entries_before_factories() -> None:
+    kind = "lab.tracking.MlflowMetricsDataset"
+    catalog = {
+        "{name}_metrics": {"type": kind, "metrics": {"*": {"greater_is_better": True}}},
+        "a_metrics": {
+            "type": kind,
+            "metrics": {"l*": {"greater_is_better": True}, "loss": {"greater_is_better": False}},
+        },
+        "b_metrics": {"type": kind, "prefix": "foo", "metrics": {"x": {"greater_is_better": True}}},
+        "cars": {"type": "pandas.CSVDataset", "metrics": {"y": {}}},
+    }
+
+    rules = rules_in(catalog, ".")
+
+    def better(key: str) -> bool | None:
+        rule = rule_of(key, rules)
+        return rule.greater_is_better if rule else None
+
+    assert better("a_metrics.loss") is False
+    assert better("a_metrics.lag") is True
+    assert better("foo.x") is True
+    assert better("other_metrics.any") is True
+    assert better("cars.y") is None
+    assert better("foo.xy") is None
+
+
+def met(rule: dict[str, Any], value: float, baseline: float | None = None) -> bool:
+    rules = [Rule("m", **rule)]
+    found = limits({"m": value}, rules, {} if baseline is None else {"m": baseline})
+    return all(limit.passed for limit in found)
+
+
+UP, DOWN = {"greater_is_better": True}, {"greater_is_better": False}
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "baseline", "expected"),
+    [
+        ({**UP, "threshold": 0.9}, 0.9, None, True),
+        ({**UP, "threshold": 0.9}, 0.89, None, False),
+        ({**DOWN, "threshold": 0.9}, 0.9, None, True),
+        ({**DOWN, "threshold": 0.9}, 0.91, None, False),
+        ({**UP, "threshold": 0.9}, math.nan, None, False),
+        ({**UP, "max_regression": 0.01}, 0.90, 0.91, True),  # 0.010000000000000009
+        ({**UP, "max_regression": 0.01}, 0.89, 0.91, False),
+        ({**UP, "max_regression": 0.01}, 2.0, 0.91, True),
+        ({**DOWN, "max_regression": 0}, 0.91, 0.91, True),
+        ({**DOWN, "max_regression": 0}, 0.92, 0.91, False),
+        ({**UP, "max_regression": 0.01}, math.nan, 0.91, False),
+        ({**UP, "max_regression": 0.01}, 0.1, None, True),
+        ({**UP, "max_regression": 0.01}, 0.1, math.nan, True),
+        ({**UP, "max_relative_regression": 0.1}, 90.0, 100.0, True),
+        ({**UP, "max_relative_regression": 0.1}, 89.0, 100.0, False),
+        ({**DOWN, "max_relative_regression": 0.1}, -89.0, -100.0, False),
+        ({**UP, "max_relative_regression": 0.1}, -0.1, 0.0, False),
+        ({**UP, "threshold": 0.5, "max_regression": 0.1}, 0.6, 0.9, False),
+        ({**UP, "threshold": math.inf}, math.inf, None, True),
+    ],
+)
+def test_limits(rule: dict[str, Any], value: float, baseline: float | None, expected: bool) -> None:
+    assert met(rule, value, baseline) is expected
+
+
+def test_a_metric_that_is_missing_among_others_of_its_dataset_meets_no_limit() -> None:
+    rules = [
+        Rule("m", True, threshold=0.5, start="d."),
+        Rule("n*", True, threshold=0.5, start="d."),
+    ]
+
+    (missing,) = limits({"d.other": 1.0}, rules, {})
+    assert (missing.key, missing.value, missing.passed) == ("d.m", None, False)
+    assert limits({"e.other": 1.0}, rules, {}) == []
+
+
+# Values
+
+
+def test_a_tally_knows_the_last_and_the_best_points() -> None:
+    tally = Tally()
+    tally.add({"k": Points("k", (3.0, 1.0, math.nan))}, {"k": (0, 1, 2)})
+    tally.add({"k": Points("k", (1.0, 5.0))}, {"k": (3, 1)})
+
+    seen = tally.keys["k"]
+    assert (seen.step, seen.value, seen.points) == (3, 1.0, 5)
+    assert seen.best(Rule("k", greater_is_better=True)) == (5.0, 1)
+    assert seen.best(Rule("k", greater_is_better=False)) == (1.0, 1)
+    tally.add({"n": Points("n", (math.nan,))}, {"n": (0,)})
+    assert tally.keys["n"].best(Rule("n", greater_is_better=False)) is None
+
+
+def test_rows_have_changes_against_the_first_run_and_the_best() -> None:
+    runs = [{"a": Value(1.0)}, {"a": Value(3.0), "b": Value(1.0)}, {"a": Value(2.0)}]
+    one, two = rows(runs, [Rule("a", greater_is_better=True)])
+
+    assert [one.change(number) for number in range(3)] == [None, 2.0, 1.0]
+    assert [one.is_better(number) for number in range(3)] == [None, True, True]
+    assert one.best == 1
+    assert (two.key, two.values[0], two.change(1), two.best) == ("b", None, None, None)
+
+
+def test_best_values_stand_beside_their_keys() -> None:
+    points = {"m.a": (1.0, 9), "best.m.a": (2.0, 4), "best.other": (3.0, 0)}
+
+    assert with_best(points, "best.") == {
+        "m.a": Value(1.0, 9, 2.0, 4),
+        "best.other": Value(3.0, 0),  # a dataset of this name
+    }
+
+
+def test_json_has_no_nan() -> None:
+    text = json.dumps(for_json({"a": [math.nan, math.inf, (1.5,)]}), allow_nan=False)
+
+    assert json.loads(text) == {"a": ["nan", "inf", [1.5]]}
+
+
+def test_a_sheet_in_all_its_forms() -> None:
+    sheet = Sheet(["metric", "last"], above=["Run a_b"], below=["x" * 300])
+    sheet.rows.append([Cell("m_a|b"), Cell("0.5", "red", 0.123456789)])
+    terminal = Console(file=io.StringIO(), width=40, force_terminal=True)
+    sheet.show(terminal)
+
+    assert "x" * 300 in terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert "x" * 300 in sheet.text()
+    assert "\x1b" not in sheet.text()
+    assert list(csv.reader(io.StringIO(sheet.csv()))) == [
+        ["metric", "last"],
+        ["m_a|b", "0.123456789"],
+    ]
+    assert "Run a\\_b" in sheet.markdown()
+    assert "| m\\_a\\|b | **0.5** |" in sheet.markdown()
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0, 1.0)],
+        [(step, step**2) for step in range(1000)],
+        [(0, 1.0), (10**12, 1.0)],
+        [(0, math.nan), (1, 2.0), (2, math.inf)],
+        [],
+        [(0, math.nan)],
+    ],
+)
+def test_a_curve_fits_its_place(points: list[tuple[int, float]]) -> None:
+    lines = curve(points)
+
+    assert max(map(len, lines)) <= 80
+    assert len(lines) in (1, 10)
+
+
+# The summary of a run
+
+
+def test_the_best_values_have_keys_of_their_own(curves: Lab) -> None:
+    train(curves, *LOSSES)
+
+    (run,) = curves.runs()
+    points = points_in(curves.store, run)
+    assert points["best.curves_metrics.loss"] == [(1, 0.2)]
+    assert points["best.curves_metrics.accuracy"] == [(1, 0.8)]
+    assert {key for key in points if key.startswith("best.")} == {
+        "best.curves_metrics.loss",
+        "best.curves_metrics.accuracy",
+    }
+
+
+@pytest.mark.parametrize("runner", [ParallelRunner, ThreadRunner])
+def test_under_every_runner(curves: Lab, runner: type) -> None:
+    curves.run("curves", params={"values": LOSSES}, runner=runner())
+
+    assert curves.points()["best.curves_metrics.loss"] == [(1, 0.2)]
+
+
+def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    for values in ([0.5, 0.1], [0.4, 0.3]):
+        curves.run("curves", params={"values": values, "mlflow_run_id": run_id})
+
+    run = client.get_run(run_id)
+    assert run.data.metrics["best.curves_metrics.loss"] == 0.1
+    assert run.data.metrics["curves_metrics.loss"] == 0.3
+
+
+def test_with_another_separator(curves: Lab) -> None:
+    curves.configure(separator="/")
+    train(curves, *LOSSES)
+
+    assert curves.points()["best/curves_metrics/loss"] == [(1, 0.2)]
+    assert curves.context().catalog.load("curves_metrics").keys() == {"loss", "accuracy"}
+
+
+def test_a_dataset_without_a_prefix_loads_what_was_saved(lab: Lab) -> None:
+    lab.add("base/catalog.yml", ENTRY.replace("  metrics:", '  prefix: ""\n  metrics:'))
+    lab.run("curves", params={"values": LOSSES}, node_names=["train"])
+
+    assert "best.loss" in lab.points()
+    assert lab.context().catalog.load("curves_metrics").keys() == {"loss", "accuracy"}
+
+
+def test_the_summary_has_a_row_for_each_key_and_a_link(
+    curves: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(curves, *LOSSES)
+    first = capsys.readouterr().out
+    run_id = train(curves, 0.5, 0.1)
+    second = capsys.readouterr().out
+
+    lines = [line.split() for line in first.splitlines()]
+    assert ["curves_metrics.loss", "0.3", "0.2", "at", "1"] in lines
+    assert ["final_metrics.size", "7"] in lines
+    lines = [line.split() for line in second.splitlines()]
+    assert ["curves_metrics.loss", "0.1", "0.1", "at", "1", "-0.2", "better"] in lines
+    assert ["final_metrics.size", "7", "="] in lines
+    page = f"/runs/{run_id}/model-metrics?workflowType=machine_learning"
+    assert any(line.startswith("http") and line.endswith(page) for line in second.splitlines())
+    assert re.search(rf"MLflow run curves .* \({run_id[:8]}\): FINISHED, \d", second)
+    assert "best.curves" not in second
+
+
+def test_the_summary_marks_what_meets_no_limit(
+    curves: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(curves, 0.2)
+    train(curves, 0.4)
+
+    line = next(x for x in capsys.readouterr().out.splitlines()[::-1] if "curves_metrics.acc" in x)
+    assert line.split()[:5] == ["curves_metrics.accuracy", "0.6", "0.6", "at", "0"]
+    assert line.endswith("worse  not >= 0.7; worse by > 0.05")
+
+
+def test_the_summary_of_many_keys_says_how_many_more(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.run("flow", params={"yields": 2, "pause": 0})
+
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^flow_metrics\.k\d+ ", out, re.MULTILINE)) == 20
+    assert "... and 180 more: `kedro metrics show`" in out
+
+
+def test_no_summary(
+    curves: Lab, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    curves.configure(summary=False)
+    with caplog.at_level(logging.INFO):
+        run_id = train(curves, *LOSSES)
+
+    assert "curves_metrics.loss" not in capsys.readouterr().out.replace("Saving data to", "")
+    assert f"The MLflow run {run_id} is FINISHED." in caplog.text
+    assert "best.curves_metrics.loss" in curves.points()
+
+
+# Kedro's log
+
+
+@pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 1), (logging.DEBUG, 3)])
+def test_kedro_says_once_a_node_that_it_saves(
+    curves: Lab, caplog: pytest.LogCaptureFixture, level: int, lines: int
+) -> None:
+    with caplog.at_level(level, logger="kedro.io.data_catalog"):
+        train(curves, *LOSSES)
+        once = [r for r in caplog.records if r.getMessage().startswith("Saving data to curves")]
+        train(curves, *LOSSES)
+        twice = [r for r in caplog.records if r.getMessage().startswith("Saving data to curves")]
+
+    assert (len(once), len(twice)) == (lines, 2 * lines)
+    assert logging.getLogger("kedro.io.data_catalog").filters == []
+
+
+def test_in_worker_processes_too(make_project: Callable[..., Project]) -> None:
+    project = make_project("curves")
+    project.write("conf/base/parameters.yml", "values: [0.5, 0.4, 0.3]\n")
+
+    out = project.kedro("run", "--runner=ParallelRunner").stdout
+
+    assert out.count("Saving data to curves_metrics") == 1
+
+
+# Names and tags
+
+
+def test_a_run_is_named_by_its_pattern(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.configure(run_name="{pipeline} of {env}, {time:%Y}", tags={"team": "fraud", "centre": 7})
+    lab.run("everything", node_names=["a"])
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "from the environment")
+    lab.run("everything", node_names=["a"])
+    lab.run("everything", node_names=["a"], params={"mlflow_run_name": "given"})
+
+    runs = lab.runs()
+    assert re.fullmatch(r"everything of local, \d{4}", str(runs[0].info.run_name))
+    assert [run.info.run_name for run in runs[1:]] == ["from the environment", "given"]
+    assert {(run.data.tags["team"], run.data.tags["centre"]) for run in runs} == {("fraud", "7")}
+
+
+def test_two_runs_at_once_have_different_names(lab: Lab) -> None:
+    for _ in range(3):
+        lab.run("everything", node_names=["a"])
+
+    assert len({run.info.run_name for run in lab.runs()}) == 3
+
+
+def test_tags_of_the_project_go_to_a_given_run_too(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    lab.configure(tags={"team": "fraud"})
+    lab.run("everything", node_names=["a"], params={"mlflow_run_id": run_id})
+
+    assert client.get_run(run_id).data.tags["team"] == "fraud"
+
+
+def test_a_new_experiment_is_one_of_models(lab: Lab) -> None:
+    lab.run("everything", node_names=["a"])
+
+    (run,) = lab.runs()
+    experiment = MlflowClient(f"sqlite:///{lab.store}").get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+# `kedro metrics`
+
+
+def test_show(curves: Lab) -> None:
+    first, second = train(curves, *LOSSES), train(curves, 0.5, 0.1)
+
+    result = metrics(curves, "show")
+    assert result.exit_code == 0, result.output
+    assert f"({second[:8]}): FINISHED" in result.output
+    assert f"since {first[:8]}" in result.output
+    shown = data(curves, "show", first)
+    assert shown["since"] is None
+    assert [each["key"] for each in shown["metrics"]] == [
+        "curves_metrics.accuracy",
+        "curves_metrics.loss",
+        "final_metrics.recall_a",
+        "final_metrics.size",
+    ]
+    loss = shown["metrics"][1]
+    assert (loss["value"], loss["step"], loss["best"], loss["best_step"]) == (0.3, 2, 0.2, 1)
+    better = {each["key"]: each["better"] for each in data(curves, "show")["metrics"]}
+    assert better["curves_metrics.loss"] is True
+    assert better["final_metrics.size"] is None
+
+
+def test_a_run_has_many_names(curves: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [train(curves, 0.3), train(curves, 0.1, 0.2), train(curves, 0.4)]
+
+    def found(name: str) -> str:
+        return str(data(curves, "show", name)["run"]["run_id"])
+
+    assert found("last") == ids[2]
+    assert found("previous") == ids[1]
+    assert found(ids[0]) == ids[0]
+    assert found(ids[1][:12]) == ids[1]
+    assert found(str(curves.runs()[0].info.run_name)) == ids[0]
+    assert found("best:curves_metrics.loss") == ids[1]
+    assert found("best:curves_metrics.accuracy") == ids[1]
+
+
+def test_nested_runs_are_not_meant(curves: Lab) -> None:
+    run_id = train(curves, *LOSSES)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    experiment = curves.runs()[0].info.experiment_id
+    client.create_run(experiment, tags={"mlflow.parentRunId": run_id})
+
+    assert data(curves, "show")["run"]["run_id"] == run_id
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["show", "nope"], "has no run 'nope'"),
+        (["show", "o'brien"], 'has no run "o\'brien"'),
+        (["show", "previous"], "no finished run before the last"),
+        (["show", "best:final_metrics.size"], "give its dataset in the catalog `metrics:`"),
+        (["show", "git:nope"], "git knows no revision 'nope' here"),
+        (["compare", "last", "nope"], "has no run 'nope'"),
+        (["compare", "--pipeline", "nope"], "has no runs of the pipeline 'nope'"),
+        (["history", "curves_metrics.los"], "did you mean 'curves_metrics.loss'?"),
+        (["check", "--against", "nope"], "has no run 'nope'"),
+        (["compare", "last", "--last", "2"], "Name runs, or give --last and --pipeline."),
+    ],
+)
+def test_what_is_not_there_is_one_sentence(curves: Lab, arguments: list[str], part: str) -> None:
+    train(curves, *LOSSES)
+
+    result = metrics(curves, *arguments)
+
+    assert result.exit_code == 2
+    assert part in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show"], ["compare"], ["history", "a"], ["check"], ["ui", "--no-browser"]]
+)
+def test_without_a_store_nothing_is_made(lab: Lab, arguments: list[str]) -> None:
+    lab.store.unlink()
+
+    result = metrics(lab, *arguments)
+
+    assert result.exit_code == 2
+    assert "The experiment 'lab' has no runs yet; try `kedro run`." in result.output
+    assert not lab.store.exists()
+
+
+def test_a_store_that_does_not_answer_is_one_sentence(lab: Lab) -> None:
+    lab.configure(tracking_uri="http://127.0.0.1:9")
+
+    result = metrics(lab, "show")
+
+    assert result.exit_code == 1
+    assert "The MLflow store http://127.0.0.1:9 can't be reached" in result.output
+
+
+def test_compare(curves: Lab) -> None:
+    ids = [train(curves, 0.3, epochs=1), train(curves, 0.2, epochs=2)]
+
+    compared = data(curves, "compare")
+    assert [run["run_id"] for run in compared["runs"]] == ids
+    by_key = {each["key"]: each for each in compared["metrics"]}
+    assert by_key["curves_metrics.loss"]["values"] == [0.3, 0.2]
+    assert by_key["curves_metrics.loss"]["changes"] == [None, pytest.approx(-0.1)]
+    assert by_key["curves_metrics.loss"]["best"] == 1
+    assert by_key["final_metrics.size"]["best"] is None
+    assert compared["params"]["values"] == ["[0.3]", "[0.2]"]
+    backwards = data(curves, "compare", "last", "previous")
+    assert [run["run_id"] for run in backwards["runs"]] == ids[::-1]
+    assert len(data(curves, "compare", "--last", "1")["runs"]) == 1
+    text = metrics(curves, "compare").output
+    assert "0.2 (-0.1)*" in text
+    assert "params:values" in text
+
+
+def test_history(curves: Lab) -> None:
+    run_id = train(curves, *LOSSES)
+
+    listed = data(curves, "history", "curves_metrics.loss")
+    (only,) = listed["runs"]
+    assert only["run"]["run_id"] == run_id
+    assert [point[:2] for point in only["points"]] == [[0, 0.5], [1, 0.2], [2, 0.3]]
+    lines = metrics(curves, "history", "curves_metrics.loss", "--csv").output.splitlines()
+    assert lines[-1].startswith("2,0.3,")
+    assert "3 points" in metrics(curves, "history", "curves_metrics.loss").output
+
+
+def test_check(curves: Lab) -> None:
+    train(curves, 0.2)
+    assert metrics(curves, "check").exit_code == 0
+    train(curves, 0.28)
+
+    result = metrics(curves, "check")
+
+    assert result.exit_code == 1
+    assert "1 of 2 limits not met." in result.output
+    checked = data(curves, "check")
+    assert checked["passed"] is False
+    assert {each["name"]: each["passed"] for each in checked["limits"]} == {
+        "threshold": True,
+        "max_regression": False,
+    }
+    assert metrics(curves, "check", "--against", "last").exit_code == 0
+    assert metrics(curves, "check", "previous").exit_code == 0
+
+
+def test_a_run_that_failed_passes_no_check(curves: Lab) -> None:
+    train(curves, 0.2)
+    with pytest.raises(Exception, match="unsupported operand"):
+        train(curves, "x")  # type: ignore[arg-type]
+
+    result = metrics(curves, "check")
+
+    assert result.exit_code == 1
+    assert "The run is FAILED, not FINISHED." in result.output
+    assert "FAILED" in metrics(curves, "show").output
+
+
+def test_nothing_to_check_is_not_a_success(lab: Lab) -> None:
+    train(lab, 0.2)
+
+    result = metrics(lab, "check")
+
+    assert result.exit_code == 2
+    assert "has no metric with a limit" in result.output
+
+
+def test_a_commit_with_a_clean_tree(curves: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    run_id = train(curves, 0.2)
+    commit = client.get_run(run_id).data.tags.get("mlflow.source.git.commit")
+    if commit is None:
+        pytest.skip("the lab is in no git repository")
+
+
+def test_output_into_a_file(curves: Lab, tmp_path: Path) -> None:
+    train(curves, *LOSSES)
+
+    for option in ("--json", "--md", "--csv"):
+        metrics(curves, "show", option, "--output", str(tmp_path / "out"))
+        text = (tmp_path / "out").read_text()
+        assert "curves" in text
+    metrics(curves, "show", "--output", str(tmp_path / "out"))
+    assert "curves_metrics.loss" in (tmp_path / "out").read_text()
+
+
+@pytest.mark.slow
+def test_ten_thousand_keys(curves: Lab) -> None:
+    run_id = train(curves, *LOSSES)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    for start in range(0, 10_000, 1000):
+        points = [Metric(f"many.k{n}", float(n), 0, 0) for n in range(start, start + 1000)]
+        client.log_batch(run_id, points)
+
+    assert len(data(curves, "show")["metrics"]) == 10_004
+    assert len(data(curves, "compare", "last", "last")["metrics"]) == 10_004
+    assert len(data(curves, "history", "many.k77")["runs"][0]["points"]) == 1
+    assert data(curves, "check")["passed"]

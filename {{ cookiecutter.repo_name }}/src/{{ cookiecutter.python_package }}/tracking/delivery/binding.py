@@ -1,0 +1,26 @@
+"""``Binding``: where a metrics dataset writes to and reads from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..points import key_prefix
+from .route import Destination
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a metrics dataset gets before any node runs. Plain values: it can be pickled."""
+
+    name: str  # the dataset's, in the catalog
+    prefix: str  # what its keys begin with
+    separator: str  # stands between the prefix and a metric's name
+    destination: Destination | None  # the MLflow run; None where tracking is off
+    sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
+    overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
+    hint: str = ""  # a sentence about where the entry comes from, for errors
+
+    @property
+    def start(self) -> str:
+        """What every key of the dataset begins with."""
+        return key_prefix(self.prefix, self.separator)

@@ -1,0 +1,243 @@
+"""`kedro metrics show`, `compare`, `history`, `check`, `ui` and `upgrade`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .options import Form, InProject, in_project, printed
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from .rows import Row, Value
+    from .rules import Limit
+
+NAMES = ("last", "previous", "best:", "git:")
+RUN_HELP = """
+    A RUN is an id or its beginning, a name, `last`, `previous` (the finished run before the last,
+    of the same pipeline), `best:KEY` (by the catalog's `metrics`) or `git:REVISION` (the last
+    finished run of that commit with a clean tree).
+    """
+
+
+def _complete(context: click.Context, argument: click.Parameter, start: str) -> list[Any]:
+    return [name for name in NAMES if name.startswith(start)]
+
+
+def _about_runs(command: Callable[..., None]) -> Callable[..., None]:
+    command.__doc__ = (command.__doc__ or "") + RUN_HELP
+    return command
+
+
+def _run(name: str = "run", **settings: Any) -> Callable[[Any], Any]:
+    return click.argument(name, metavar="RUN", shell_complete=_complete, **settings)
+
+
+@click.command(short_help="Show the metrics of a run.")
+@_run(default="last")
+@printed
+@in_project
+@_about_runs
+def show(project: InProject, run: str, form: Form) -> None:
+    """Show the metrics of RUN (`last`): the last and the best value, and the change since the
+    finished run before it, of the same pipeline.
+    """
+    from .rows import rows
+    from .tables import run_sheet, title
+
+    with project.runs() as runs:
+        found = runs.find(run)
+        before = runs.before(found)
+        values = [runs.values(each) for each in (before, found) if each]
+        lines = rows(values, runs.rules)
+        sheet = run_sheet(lines, before, most=len(lines))
+        sheet.above = [f"MLflow run {title(found)}: {found.info.status}"]
+    data = {
+        "run": _run_data(found),
+        "since": _run_data(before) if before else None,
+        "metrics": [each for row in lines if (each := _row_data(row))],
+    }
+    form.put(sheet, data)
+
+
+@click.command(short_help="Compare runs.")
+@_run("names", nargs=-1)
+@click.option("--last", type=click.IntRange(1), help="So many of the newest runs (2).")
+@click.option("--pipeline", default="", help="Only runs of this pipeline, with --last.")
+@printed
+@in_project
+@_about_runs
+def compare(
+    project: InProject, names: tuple[str, ...], last: int | None, pipeline: str, form: Form
+) -> None:
+    """Compare RUNs, the first with the others: values, changes, the best (*), and parameters."""
+    from .rows import differing, rows
+    from .sheet import Cell
+    from .tables import compare_sheet
+
+    if names and (last or pipeline):
+        raise click.UsageError("Name runs, or give --last and --pipeline.")
+    with project.runs() as runs:
+        chosen = [runs.find(name) for name in names]
+        found = chosen or runs.newest(last or 2, pipeline)[::-1]
+        lines = rows([runs.values(each) for each in found], runs.rules)
+    params = differing([each.data.params for each in found])
+    sheet = compare_sheet(lines, found)
+    for name, values in params.items():
+        sheet.rows.append([Cell(f"params:{name}"), *(Cell(value or "") for value in values)])
+    data = {
+        "runs": [_run_data(each) for each in found],
+        "metrics": [
+            {
+                "key": row.key,
+                "values": [value and value.last for value in row.values],
+                "changes": [row.change(number) for number in range(len(found))],
+                "best": row.best,
+            }
+            for row in lines
+        ],
+        "params": params,
+    }
+    form.put(sheet, data)
+
+
+@click.command(short_help="Draw the curve of a metric.")
+@click.argument("key")
+@_run("names", nargs=-1)
+@printed
+@in_project
+@_about_runs
+def history(project: InProject, key: str, names: tuple[str, ...], form: Form) -> None:
+    """Draw the curve of the metric KEY in RUNs (`last`)."""
+    from .curves import curve
+    from .sheet import Cell, Sheet
+    from .tables import title
+
+    with project.runs() as runs:
+        found = [runs.find(name) for name in names or ("last",)]
+        curves = []
+        for run in found:
+            history = runs.store.histories(run.info.run_id, runs.known_key(key, run))[key]
+            curves.append(sorted((step, value, at) for at, step, value in history))
+    sheet = Sheet(["step", "value", "timestamp", "run"])
+    if not form.name:
+        for run, points in zip(found, curves, strict=True):
+            click.echo(f"{key} in the MLflow run {title(run)}, {len(points)} points")
+            click.echo("\n".join(curve([(step, value) for step, value, _ in points])))
+        return
+    for run, points in zip(found, curves, strict=True):
+        for step, value, at in points:
+            texts = (str(step), repr(value), str(at), run.info.run_id)
+            sheet.rows.append([Cell(text) for text in texts])
+    listed = [
+        {"run": _run_data(run), "points": points} for run, points in zip(found, curves, strict=True)
+    ]
+    form.put(sheet, {"key": key, "runs": listed})
+
+
+@click.command(short_help="Check the limits of a run; exit status 1 if it does not meet them.")
+@_run(default="last")
+@click.option("--against", metavar="RUN", default="", help="The baseline run (the one before).")
+@printed
+@in_project
+@_about_runs
+def check(project: InProject, run: str, against: str, form: Form) -> None:
+    """Check that RUN (`last`) has finished and meets the limits of the catalog's `metrics`.
+
+    The exit status is 0 if it does, 1 if it does not, and 2 if there is nothing to check.
+    """
+    from .rules import limits
+    from .runs import NotFoundError
+    from .tables import limits_sheet, title
+
+    with project.runs() as runs:
+        found = runs.find(run)
+        baseline = runs.find(against) if against else runs.before(found)
+        values, before = (
+            {key: value.last for key, value in runs.values(each).items()} if each else {}
+            for each in (found, baseline)
+        )
+        asked = limits(values, runs.rules, before)
+    status = found.info.status
+    passed = status == "FINISHED" and all(limit.passed for limit in asked)
+    if not asked and status == "FINISHED":
+        raise NotFoundError(
+            f"The run {found.info.run_id[:8]} has no metric with a limit; give its dataset in the"
+            " catalog `metrics:` with 'threshold' or 'max_regression'."
+        )
+    sheet = limits_sheet(asked)
+    than = f", against {title(baseline)}" if baseline else ", without a run to compare with"
+    sheet.above = [f"MLflow run {title(found)}: {status}{than}"]
+    failed = sum(not limit.passed for limit in asked)
+    sheet.below = [f"{failed} of {len(asked)} limits not met." if failed else "All limits met."]
+    if status != "FINISHED":
+        sheet.below = [f"The run is {status}, not FINISHED."]
+    data = {
+        "run": _run_data(found),
+        "against": _run_data(baseline) if baseline else None,
+        "passed": passed,
+        "limits": [vars(limit) for limit in asked],
+    }
+    form.put(sheet, data)
+    sys.exit(0 if passed else 1)
+
+
+@click.command(short_help="Open MLflow's page of the project.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the page (5000, or a free one).")
+@click.option("--no-browser", is_flag=True, help="Only print where it is.")
+@in_project
+def ui(project: InProject, port: int | None, no_browser: bool) -> None:
+    """Serve MLflow's page of the project's store until Ctrl-C, opened at the charts of its runs.
+
+    Where the store is a server, its page is opened.
+    """
+    from .page import open_page
+
+    with project.runs() as runs:
+        experiment = runs.experiment
+    open_page(project.config, experiment, port, not no_browser)
+
+
+@click.command(short_help="Upgrade mlflow.db to the MLflow that is installed.")
+@in_project
+def upgrade(project: InProject) -> None:
+    """Upgrade the project's SQLite files, of an older MLflow, to the one that is installed.
+
+    A copy is made before; the command says where.
+    """
+    from .page import upgrade_files
+
+    upgrade_files(project.config, click.echo)
+
+
+def _run_data(run: Run) -> dict[str, Any]:
+    info = run.info
+    return {
+        "run_id": info.run_id,
+        "name": info.run_name,
+        "status": info.status,
+        "start_time": info.start_time,
+        "end_time": info.end_time,
+    }
+
+
+def _row_data(row: Row) -> dict[str, Any] | None:
+    value: Value | None = row.values[-1]
+    if value is None:
+        return None
+    broken: list[Limit] = list(row.broken)
+    number = len(row.values) - 1
+    return {
+        "key": row.key,
+        "value": value.last,
+        "step": value.step,
+        "best": value.best,
+        "best_step": value.best_step,
+        "change": row.change(number),
+        "better": row.is_better(number),
+        "broken": [limit.name for limit in broken],
+    }

@@ -1,0 +1,167 @@
+"""Reads metrics back: from which MLflow run, and as what."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework import project
+from kedro.io import DatasetError
+from kedro.utils import find_kedro_project
+
+from ..config import MlflowConfig, current_config, load_config
+from ..delivery.binding import Binding
+from ..delivery.delivery import Delivery, delivery_to
+from ..delivery.route import Destination
+from ..names import best_start
+from ..points import key_prefix
+from ..process.mlflow_globals import active_run
+from .rules import Rule
+from .runs import NotFoundError, Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..store.queries import History
+
+
+def unbound(prefix: str, run_id: str | None) -> Binding:
+    """To a run without the hook: the one named here, else the active one, of the project's store.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    config = current_config()
+    destination = _run_at_hand(run_id, config)
+    if destination is None:
+        raise DatasetError(
+            f"The metrics dataset {prefix or '(without a prefix)'!r} has no MLflow run;"
+            " use it in a pipeline or inside `with mlflow.start_run():`, or give it a 'run_id'."
+        )
+    return Binding(prefix, prefix, config.separator if config else ".", destination)
+
+
+def bound_to_read(
+    prefix: str, run_id: str | None, name: str | None, rules: Sequence[Rule]
+) -> Binding:
+    """To a run that has the metrics: as it is named (``Runs.find``), or where no pipeline runs.
+
+    Then it is the one with this id, else the active one, else the last finished one.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    config = current_config() or _project_config()
+    if config is None:  # outside of a Kedro project
+        return unbound(prefix, run_id)
+    start = key_prefix(prefix, config.separator)
+    destination = None if name else _run_at_hand(run_id, config)
+    if destination is None:
+        runs = Runs(config, [replace(rule, start=start) for rule in rules])
+        try:
+            with runs.reading():
+                found = runs.find(name).info.run_id if name else runs.last_with(start)
+        except NotFoundError as error:
+            raise DatasetError(f"The metrics dataset {prefix!r} can't be read: {error}") from None
+        destination = Destination(config.tracking_uri, found)
+    return Binding(prefix, prefix, config.separator, destination)
+
+
+def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination | None:
+    if run_id and config:
+        return Destination(config.tracking_uri, run_id)
+    if run_id:
+        import mlflow  # outside of a Kedro project
+
+        return Destination(mlflow.get_tracking_uri(), run_id)
+    active = active_run()
+    return Destination(*active) if active else None
+
+
+def _deliveries(binding: Binding) -> list[Delivery]:
+    """The runs to read, the first that has what is wanted; this process may write to one."""
+    if (own := binding.destination) is None:
+        raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
+    return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
+
+
+def points_of(binding: Binding) -> tuple[str, History]:
+    """The id of the first run that has the metrics, and all points of them by key."""
+    best, run_id = best_start(binding.separator), ""
+    for delivery in _deliveries(binding):
+        found, run_id = delivery.histories(binding.start), delivery.destination.run_id
+        # The best values have keys of their own.
+        keys = [key for key in found if key.removeprefix(best) not in found.keys() - {key}]
+        if keys:
+            return run_id, {key: found[key] for key in keys}
+    return run_id, {}
+
+
+def exists(binding: Binding) -> bool:
+    """Whether a run has the metrics."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        keys = [key for delivery in _deliveries(binding) for key in delivery.last_steps()]
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return any(key.startswith(binding.start) for key in keys)
+
+
+def shaped(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Stored points in the shape in which a node returns them, in step order."""
+    by_step = sorted(points, key=lambda point: point[1])
+    shaped = [{"value": value, "step": step} for _, step, value in by_step]
+    return shaped[0] if len(shaped) == 1 else shaped
+
+
+def frame(run_id: str, history: History) -> pd.DataFrame:
+    """One row a point: key, step, value, timestamp, run; in the order of the steps."""
+    import pandas as pd
+
+    rows = [
+        (key, step, value, timestamp, run_id)
+        for key, points in history.items()
+        for timestamp, step, value in sorted(points, key=lambda point: point[1])
+    ]
+    table = pd.DataFrame(rows, columns=["key", "step", "value", "timestamp", "run"])
+    table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms", utc=True)
+    return table
+
+
+def figure(run_id: str, history: History) -> dict[str, Any]:
+    """Curves, as Plotly draws them."""
+    curves = [
+        {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": key,
+            "x": [step for _, step, _ in points],
+            "y": [value for _, _, value in points],
+        }
+        for key, points in history.items()
+    ]
+    layout = {"title": {"text": f"MLflow run {run_id[:8]}"}, "xaxis": {"title": {"text": "step"}}}
+    return {"data": curves, "layout": layout}
+
+
+def _project_config() -> MlflowConfig | None:
+    """The configuration of the project around the current folder, without its hooks, if any.
+
+    For who builds a catalog without them: Kedro-Viz, or a script.
+    """
+    settings = project.settings
+    path = find_kedro_project(Path.cwd())
+    if path is None or project.PACKAGE_NAME is None:
+        return None
+    loader = settings.CONFIG_LOADER_CLASS(
+        conf_source=str(path / settings.CONF_SOURCE),
+        env=os.environ.get("KEDRO_ENV"),
+        **settings.CONFIG_LOADER_ARGS,
+    )
+    return load_config(loader, path)

@@ -1,0 +1,193 @@
+"""What a metrics dataset's ``metrics`` says of its metrics: which is better, and how far from it.
+
+Pure functions, without MLflow. The words are those of MLflow's ``MetricThreshold`` where it has
+them (mlflow/models/evaluation/validation.py).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any
+
+from kedro.utils import load_obj
+
+from ..names import shown
+from ..points import allowed_name
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is known of the metrics whose name matches a pattern (``*``, ``?``)."""
+
+    name: str
+    greater_is_better: bool | None = None
+    threshold: float | None = None  # what the value has to reach
+    max_regression: float | None = None  # by how much it may be worse than the baseline's
+    max_relative_regression: float | None = None  # the same, as a share of the baseline's value
+    start: str = ""  # what the keys of its dataset begin with, a pattern as well
+
+    @property
+    def key(self) -> str:
+        """The key, or the pattern of the keys, that the rule is about."""
+        return self.start + self.name
+
+    def is_better(self, value: float, other: float) -> bool:
+        """Whether a value is better than another; NaN is never."""
+        return value > other if self.greater_is_better else value < other
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A limit of a rule, as it was met or not by a run's value."""
+
+    key: str
+    name: str  # threshold, max_regression, max_relative_regression
+    limit: float
+    value: float | None  # None: the run does not have the metric
+    baseline: float | None  # of the baseline run; None: there is none, or it is not asked for
+    passed: bool
+    greater_is_better: bool
+
+
+_FIELDS = tuple(field.name for field in fields(Rule))[1:-1]
+_LIMITS = _FIELDS[1:]
+
+
+def parse_rules(metrics: Any) -> tuple[Rule, ...]:
+    """The rules in the ``metrics`` of a metrics dataset, by name; exact names come first.
+
+    Raises:
+        ValueError: Something else; the sentence names it, and the nearest allowed word.
+    """
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"'metrics' is {shown(metrics)}; it is a mapping of metric names to rules")
+    rules = [_rule(name, given) for name, given in metrics.items()]
+    return tuple(sorted(rules, key=lambda rule: (_is_pattern(rule.name), -len(rule.name))))
+
+
+def _rule(name: Any, given: Any) -> Rule:
+    if not isinstance(name, str) or not isinstance(given, Mapping):
+        what = f"'metrics' says of {name!r} {shown(given)}"
+        raise ValueError(f"{what}; it is a mapping of {', '.join(_FIELDS)}")
+    for word, value in given.items():
+        what = f"'metrics' has for {name!r} {word!r}: {shown(value)}"
+        if word not in _FIELDS:
+            near = get_close_matches(str(word), _FIELDS, n=1)
+            hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
+            raise ValueError(f"{what}; {hint} {', '.join(_FIELDS)}")
+        is_flag = isinstance(value, bool)
+        if word == "greater_is_better" and not is_flag:
+            raise ValueError(f"{what}; it is true or false")
+        is_number = isinstance(value, int | float) and not is_flag and not math.isnan(value)
+        if word in _LIMITS and not is_number:
+            raise ValueError(f"{what}; it is a number")
+        if word in _LIMITS[1:] and value < 0:
+            raise ValueError(f"{what}; it is a number from 0 on")
+    if "greater_is_better" not in given and given:
+        raise ValueError(f"'metrics' has for {name!r} limits, but no 'greater_is_better'; add it")
+    return Rule(name_pattern(name), **given)
+
+
+def name_pattern(name: str) -> str:
+    """The pattern as the keys of MLflow have it, whose names have no ``*`` and ``?``."""
+    parts = re.split(r"([*?])", name)
+    return "".join(part if part in ("*", "?", "") else allowed_name(part) for part in parts)
+
+
+def parse_load_args(load_args: Any) -> tuple[str | None, bool]:
+    """Which run is to be read, if one is named, and whether as a DataFrame.
+
+    Raises:
+        ValueError: Something else.
+    """
+    if isinstance(load_args, Mapping) and load_args.keys() <= {"run", "as"}:
+        run, form = load_args.get("run"), load_args.get("as")
+        if isinstance(run, str | None) and form in (None, "frame"):
+            return run, form is not None
+    raise ValueError(f"'load_args' is {shown(load_args)}; it may have 'run: RUN' and 'as: frame'")
+
+
+def rules_in(catalog: Mapping[str, Any], separator: str) -> list[Rule]:
+    """The rules in a catalog's configuration, also of dataset factories; explicit ones first."""
+    found: list[Rule] = []
+    for name, entry in catalog.items():
+        if not isinstance(entry, Mapping) or not entry.get("metrics") or entry.get("run_id"):
+            continue
+        kind: Any = None
+        with suppress(ImportError, AttributeError, ValueError):
+            kind = load_obj(str(entry.get("type")))
+        bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
+        if "MlflowMetricsDataset" in bases:
+            prefix = entry.get("prefix", name.partition("@")[0])
+            start = name_pattern(re.sub("{.*?}", "*", prefix)) + separator if prefix else ""
+            found += [replace(rule, start=start) for rule in parse_rules(entry["metrics"])]
+    return sorted(found, key=lambda rule: _is_pattern(rule.start))
+
+
+def rule_of(key: str, rules: Iterable[Rule]) -> Rule | None:
+    """The first rule about a key."""
+    return next((rule for rule in rules if _matches(rule.key, key)), None)
+
+
+def limits(
+    values: Mapping[str, float], rules: Iterable[Rule], baseline: Mapping[str, float]
+) -> list[Limit]:
+    """How a run's values meet the limits; without a baseline those against one are met.
+
+    A metric that the run has to have, for it has others of that dataset, does not meet them.
+    """
+    rules = tuple(rules)
+    found = [(key, rule) for key in sorted(values) if (rule := rule_of(key, rules))]
+    missing = [
+        (rule.key, rule)
+        for rule in rules
+        if not _is_pattern(rule.key)
+        and rule.key not in values
+        and any(key.startswith(rule.start) for key in values)
+    ]
+    return [
+        limit
+        for key, rule in found + missing
+        for limit in _limits(key, rule, values.get(key), baseline.get(key))
+    ]
+
+
+def _is_pattern(name: str) -> bool:
+    return re.search("[*?]", name) is not None
+
+
+def _matches(pattern: str, key: str) -> bool:
+    words = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(words, key) is not None
+
+
+def _limits(key: str, rule: Rule, value: float | None, before: float | None) -> Iterator[Limit]:
+    before = None if before is not None and math.isnan(before) else before
+    for name in _LIMITS:
+        limit = getattr(rule, name)
+        if limit is None:
+            continue
+        if name == "threshold":
+            passed = value is not None and (value == limit or rule.is_better(value, limit))
+            yield Limit(key, name, limit, value, None, passed, bool(rule.greater_is_better))
+        else:
+            passed = value is not None and (
+                before is None
+                or _regression(rule, name, value, before) <= limit * (1 + 1e-9) + 1e-12
+            )
+            yield Limit(key, name, limit, value, before, passed, bool(rule.greater_is_better))
+
+
+def _regression(rule: Rule, name: str, value: float, before: float) -> float:
+    """By how much the value is worse; infinite where it is no number."""
+    if value == before or rule.is_better(value, before):
+        return 0.0
+    worse = abs(before - value)
+    if name == "max_relative_regression":
+        worse = worse / abs(before) if before else math.inf
+    return math.inf if math.isnan(worse) else worse

@@ -1,0 +1,178 @@
+"""Which MLflow run is meant: ``last``, ``best:KEY``, ``git:main``, an id or a name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from ..config import MlflowConfig
+from ..delivery.opening import START_SECONDS
+from ..names import Tag, best_start
+from ..scanning.uris import sqlite_path
+from ..store.client import require_mlflow
+from ..store.errors import TrackingError, as_tracking_error
+from ..store.mlflow_store import MlflowStore, store_at
+from ..store.queries import last_points
+from .rows import Value, with_best
+from .rules import Rule, rule_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+# Of the newest runs, among which `last` and `previous` are looked for: a notebook's, and nested
+# runs, may be between.
+NEWEST = 50
+FINISHED = "attributes.status = 'FINISHED'"
+
+
+class NotFoundError(TrackingError):
+    """There is no such run or key; the exit status is that of a wrong argument."""
+
+    exit_code = 2
+
+
+class Runs:
+    """The MLflow runs of a project's experiment, in its store, which is opened to be read."""
+
+    def __init__(self, config: MlflowConfig, rules: Sequence[Rule]) -> None:
+        self.rules = rules
+        self.store: MlflowStore = store_at(config.tracking_uri)
+        self._config = config
+        self._experiment: str | None = None
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All that is read within has some seconds together; what goes wrong is one sentence."""
+        with as_tracking_error(self.store.uri), self.store.deadline(START_SECONDS):
+            yield
+
+    @property
+    def experiment(self) -> str:
+        """The id of the experiment; a NotFoundError if there is no run yet."""
+        if self._experiment is None:
+            require_mlflow(self.store.uri)
+            path, name = sqlite_path(self.store.uri), self._config.experiment
+            found = None
+            if path is None or path.exists():  # MLflow would make the file
+                self.store.open()
+                found = self.store.call(lambda client: client.get_experiment_by_name(name))
+            if found is None:
+                raise NotFoundError(f"The experiment {name!r} has no runs yet; try `kedro run`.")
+            self._experiment = str(found.experiment_id)
+        return self._experiment
+
+    def find(self, name: str) -> Run:
+        """The run that is meant; a NotFoundError if there is none."""
+        word, _, rest = name.partition(":")
+        if name == "last":
+            return self.newest(1)[0]
+        if name == "previous":
+            return self._existing(self.before(self.newest(1)[0]), "no finished run before the last")
+        if word == "best" and rest:
+            return self._best(rest)
+        if word == "git" and rest:
+            return self._of_commit(rest)
+        found = []
+        if re.fullmatch("[0-9a-f]{4,32}", name):
+            found = self._search(f"attributes.run_id LIKE '{name}%'", 2)
+        if not found:
+            found = self._search(f"attributes.run_name = {_quoted(name)}", 1)
+        if len(found) > 1:
+            raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
+        return self._existing(found[0] if found else None, f"no run {name!r}")
+
+    def newest(self, count: int, pipeline: str = "") -> list[Run]:
+        """So many of the newest runs, or fewer; nested runs don't count. At least one is there."""
+        search = f"tags.`{Tag.PIPELINE}` = {_quoted(pipeline)}" if pipeline else ""
+        found = self._search(search, NEWEST + count)[:count]
+        if not found:
+            self._existing(None, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
+        return found
+
+    def last_with(self, start: str) -> str:
+        """The id of the last finished run that has keys which begin so."""
+        found = self.store.newest_with(self.experiment, {start}, True)
+        if start not in found:
+            raise NotFoundError(
+                f"no finished run of the experiment {self._config.experiment!r} has metrics that"
+                f" begin with {start!r}; run the pipeline that makes them."
+            )
+        return found[start]
+
+    def before(self, run: Run) -> Run | None:
+        """The last finished run of the same pipeline that began before this one."""
+        return previous(self.store, self.experiment, run.data.tags, run)
+
+    def values(self, run: Run) -> dict[str, Value]:
+        """What a run has, by key."""
+        return with_best(last_points(run), best_start(self._config.separator))
+
+    def known_key(self, key: str, run: Run) -> str:
+        """The key, which the run has; a NotFoundError, which names the nearest, if it has not."""
+        if key in run.data.metrics:
+            return key
+        near = get_close_matches(key, run.data.metrics, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else "`kedro metrics show` lists what it has."
+        raise NotFoundError(f"The run {run.info.run_id[:8]} has no metric {key!r}; {hint}")
+
+    def _best(self, key: str) -> Run:
+        rule = rule_of(key, self.rules)
+        if rule is None or rule.greater_is_better is None:
+            raise NotFoundError(
+                f"Which value of {key!r} is the best, nothing says; give its dataset in the"
+                " catalog `metrics:` with 'greater_is_better'."
+            )
+        order = "DESC" if rule.greater_is_better else "ASC"
+        for sorted_by in (best_start(self._config.separator) + key, key):
+            found = self._search(FINISHED, 1, f"metrics.`{sorted_by}` {order}")
+            if found and sorted_by in found[0].data.metrics:
+                return found[0]
+        raise NotFoundError(f"No finished run has a metric {key!r}.")
+
+    def _of_commit(self, revision: str) -> Run:
+        try:
+            commit = subprocess.run(
+                ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+                cwd=self._config.project_path,
+                capture_output=True,
+                check=True,
+                text=True,
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            raise NotFoundError(f"git knows no revision {revision!r} here.") from None
+        clean = f"tags.`{Tag.GIT_COMMIT}` = '{commit}' and tags.`{Tag.GIT_DIRTY}` = 'False'"
+        found = self._search(f"{FINISHED} and {clean}", 1)
+        what = f"no finished run of the commit {commit[:8]} ({revision}) with a clean tree"
+        return self._existing(found[0] if found else None, what)
+
+    def _search(self, search: str, count: int, order: str = "") -> list[Run]:
+        return _top_level(self.store.search_runs(search, self.experiment, count, order))
+
+    def _existing(self, run: Run | None, what: str) -> Run:
+        if run is None:
+            raise NotFoundError(f"The experiment {self._config.experiment!r} has {what}.")
+        return run
+
+
+def previous(
+    store: MlflowStore, experiment: str, tags: dict[str, str], run: Run | None = None
+) -> Run | None:
+    """The last finished run of the pipeline that these tags name, before ``run`` if given."""
+    search = f"{FINISHED} and tags.`{Tag.PIPELINE}` = {_quoted(tags.get(Tag.PIPELINE, ''))}"
+    if run:
+        search += f" and attributes.start_time < {run.info.start_time}"
+    return next(iter(_top_level(store.search_runs(search, experiment, 5))), None)
+
+
+def _top_level(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if Tag.PARENT_RUN not in run.data.tags]
+
+
+def _quoted(text: str) -> str:
+    """The text as MLflow's filters have it: they know no escapes, and two kinds of quotes."""
+    quote = '"' if "'" in text else "'"
+    return quote + text.replace(quote, "") + quote

@@ -1,0 +1,96 @@
+"""The tables of runs: from rows to sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .rows import Row, number
+from .rules import Limit
+from .sheet import BAD, BEST, GOOD, Cell, Sheet
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+MOST_ROWS = 20  # of a summary
+
+
+def title(run: Run) -> str:
+    """What a run is called, and the beginning of its id."""
+    return f"{run.info.run_name} ({run.info.run_id[:8]})"
+
+
+def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) -> Sheet:
+    """One run's table: last and best value, and the change since the previous run."""
+    since = f"since {previous.info.run_id[:8]}" if previous else "change"
+    has_best = any(value and value.best is not None for row in rows for value in row.values[-1:])
+    is_broken = any(row.broken for row in rows)
+    sheet = Sheet(["metric", "last", *["best"] * has_best, since, *["limit"] * is_broken])
+    for row in rows[:most]:
+        value = row.values[-1]
+        if value is None:  # only the run before has it
+            continue
+        cells = [Cell(row.key), Cell(number(value.last), "", value.last)]
+        if has_best:
+            step = "" if value.best is None else f" at {value.best_step}"
+            cells.append(Cell(number(value.best) + step, "", value.best))
+        cells.append(_change(row, len(row.values) - 1))
+        if is_broken:
+            cells.append(Cell("; ".join(map(broken_text, row.broken)), BAD))
+        sheet.rows.append(cells)
+    if len(rows) > most:
+        sheet.rows.append([Cell(f"... and {len(rows) - most} more: `kedro metrics show`")])
+    return sheet
+
+
+def _change(row: Row, run: int) -> Cell:
+    change = row.change(run)
+    if change is None:
+        return Cell("")
+    better = row.is_better(run)
+    word = {True: " better", False: " worse", None: ""}[better]
+    style = {True: GOOD, False: BAD, None: ""}[better]
+    return Cell((number(change, "+") if change else "=") + word, style, change)
+
+
+def broken_text(limit: Limit) -> str:
+    """What a limit asks for that is not met, for a table."""
+    if limit.name == "threshold":
+        return f"not {'>=' if limit.greater_is_better else '<='} {number(limit.limit)}"
+    relative = " of it" * (limit.name == "max_relative_regression")
+    return f"worse by > {number(limit.limit)}{relative}"
+
+
+def compare_sheet(rows: Sequence[Row], runs: Sequence[Run]) -> Sheet:
+    """Runs as columns: the values, their change against the first, and the best marked."""
+    sheet = Sheet(["metric", *(run.info.run_id[:8] for run in runs)])
+    for row in rows:
+        cells = [Cell(row.key)]
+        for index, value in enumerate(row.values):
+            change = _change(row, index)
+            added = f" ({change.text.split()[0]})" if change.text else ""
+            mark, style = ("*", BEST) if row.best == index else ("", change.style)
+            text = number(value.last) + added + mark if value else ""
+            cells.append(Cell(text, style, value.last if value else None))
+        sheet.rows.append(cells)
+    sheet.above = [f"{run.info.run_id[:8]}  {run.info.run_name}  {run.info.status}" for run in runs]
+    return sheet
+
+
+def limits_sheet(limits: Sequence[Limit]) -> Sheet:
+    """What was asked of a run, what it has, and whether that is enough."""
+    sheet = Sheet(["metric", "limit", "value", "baseline", ""])
+    for limit in limits:
+        style, word = (GOOD, "passed") if limit.passed else (BAD, "failed")
+        if limit.value is None:
+            word += ": the run has no such metric"
+        sheet.rows.append(
+            [
+                Cell(limit.key),
+                Cell(f"{limit.name} {number(limit.limit)}"),
+                Cell(number(limit.value), "", limit.value),
+                Cell(number(limit.baseline), "", limit.baseline),
+                Cell(word, style),
+            ]
+        )
+    return sheet
