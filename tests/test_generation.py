@@ -301,7 +301,7 @@ def test_settings_are_kedros_with_the_hook(project: Path) -> None:
 def test_the_catalog_has_metrics_datasets(project: Path) -> None:
     metrics = {"type": "lab.tracking.MlflowMetricsDataset"}
     catalog = load(project, "catalog.yml")
-    rules = (
+    (
         catalog.pop("training_metrics", {}).get("metrics"),
         catalog["my_model_metrics"].pop("metrics", None),
     )
