@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import logging
 import math
 import re
+import sqlite3
+import sys
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import Lab, Project, points_in
+from helpers import KEDRO, Lab, Project, points_in
 from kedro.framework.startup import ProjectMetadata
+from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
+from lab.tracking.dataset import MlflowMetricsDataset
 from lab.tracking.points import Points
 from lab.tracking.reports.curves import curve
 from lab.tracking.reports.rows import Value, for_json, rows, with_best
 from lab.tracking.reports.rules import Rule, limits, parse_rules, rule_of, rules_in
 from lab.tracking.reports.sheet import Cell, Sheet
 from lab.tracking.reports.tally import Tally
+from lab.tracking.store.schema import versions
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from rich.console import Console
@@ -383,6 +391,7 @@ def test_kedro_says_once_a_node_that_it_saves(
     assert logging.getLogger("kedro.io.data_catalog").filters == []
 
 
+@pytest.mark.slow
 def test_in_worker_processes_too(make_project: Callable[..., Project]) -> None:
     project = make_project("curves")
     project.write("conf/base/parameters.yml", "values: [0.5, 0.4, 0.3]\n")
@@ -599,14 +608,6 @@ def test_nothing_to_check_is_not_a_success(lab: Lab) -> None:
     assert "has no metric with a limit" in result.output
 
 
-def test_a_commit_with_a_clean_tree(curves: Lab) -> None:
-    client = MlflowClient(f"sqlite:///{curves.store}")
-    run_id = train(curves, 0.2)
-    commit = client.get_run(run_id).data.tags.get("mlflow.source.git.commit")
-    if commit is None:
-        pytest.skip("the lab is in no git repository")
-
-
 def test_output_into_a_file(curves: Lab, tmp_path: Path) -> None:
     train(curves, *LOSSES)
 
@@ -630,3 +631,354 @@ def test_ten_thousand_keys(curves: Lab) -> None:
     assert len(data(curves, "compare", "last", "last")["metrics"]) == 10_004
     assert len(data(curves, "history", "many.k77")["runs"][0]["points"]) == 1
     assert data(curves, "check")["passed"]
+
+
+@pytest.mark.slow
+def test_ten_thousand_runs(curves: Lab) -> None:
+    """Copies of one run in the store's own tables: MLflow's client would take minutes."""
+    run_id = train(curves, *LOSSES)
+    copy_run(curves.store, run_id, 10_000)
+    train(curves, 0.1)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    experiment = client.get_run(run_id).info.experiment_id
+    newest = client.search_runs([experiment], max_results=1)[0].info.run_id
+
+    assert data(curves, "show")["run"]["run_id"] == newest
+    assert data(curves, "show", "previous")["run"]["status"] == "FINISHED"
+    assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == newest
+    assert len(data(curves, "compare", "--last", "9")["runs"]) == 9
+    assert data(curves, "check")["passed"]
+
+
+def copy_run(store: Path, run_id: str, copies: int) -> None:
+    """Add so many copies of a run, with its latest metrics and tags, that began before it."""
+    with closing(sqlite3.connect(store)) as database, database:
+        for table, _key in (
+            ("runs", "run_uuid"),
+            ("latest_metrics", "run_uuid"),
+            ("tags", "run_uuid"),
+        ):
+            found = database.execute(f"PRAGMA table_info({table})").fetchall()
+            columns = [name for _, name, *_ in found if name != "run_uuid"]
+            chosen = ", ".join(
+                "start_time - 1 - n" if name == "start_time" else f't."{name}"' for name in columns
+            )
+            names = ", ".join(f'"{name}"' for name in columns)
+            database.execute(
+                f"INSERT INTO {table} (run_uuid, {names})"
+                " WITH RECURSIVE copies(n) AS"
+                f" (SELECT 0 UNION ALL SELECT n + 1 FROM copies WHERE n < {copies - 1})"
+                f" SELECT printf('%032x', n), {chosen} FROM copies, {table} t WHERE t.run_uuid = ?",
+                (run_id,),
+            )
+
+
+# Reading in code
+
+
+def loaded(lab: Lab, name: str = "curves_metrics") -> Any:
+    return lab.context().catalog.load(name)
+
+
+def with_load_args(lab: Lab, load_args: str, name: str = "read_metrics") -> None:
+    lab.add(
+        "base/catalog.yml",
+        f"{name}:\n  type: lab.tracking.MlflowMetricsDataset\n"
+        f"  prefix: curves_metrics\n  load_args: {load_args}\n",
+    )
+
+
+def test_outside_of_a_run_the_last_finished_run_that_has_it_is_read(curves: Lab) -> None:
+    train(curves, *LOSSES)
+    with pytest.raises(Exception, match="unsupported operand"):
+        train(curves, 0.9, "x")  # type: ignore[arg-type]
+    curves.run("everything", node_names=["a"])
+
+    assert loaded(curves)["loss"] == [
+        {"value": 0.5, "step": 0},
+        {"value": 0.2, "step": 1},
+        {"value": 0.3, "step": 2},
+    ]
+    assert curves.context().catalog.exists("curves_metrics")
+    assert not curves.context().catalog.exists("other_metrics")
+
+
+def test_nothing_found_is_an_error(lab: Lab) -> None:
+    with pytest.raises(DatasetError, match="The experiment 'lab' has no runs yet"):
+        loaded(lab)
+    lab.run("everything", node_names=["a"])
+    with pytest.raises(DatasetError, match=r"has metrics that begin with 'curves_metrics\.'"):
+        loaded(lab)
+    with pytest.raises(DatasetError, match="has no MLflow run"):
+        lab.context().catalog.save("curves_metrics", {"a": 1})
+
+
+def test_another_run_is_read_by_its_name(curves: Lab) -> None:
+    with_load_args(curves, "{run: previous}")
+    with_load_args(curves, '{run: "best:curves_metrics.loss"}', "best_metrics")
+    with_load_args(curves, "{run: nope}", "nope_metrics")
+    train(curves, 0.1)
+    train(curves, 0.4)
+    train(curves, 0.3)
+
+    assert loaded(curves, "read_metrics")["loss"]["value"] == 0.4
+    with pytest.raises(DatasetError, match="has no run 'nope'"):
+        loaded(curves, "nope_metrics")
+
+
+def test_as_a_frame(curves: Lab) -> None:
+    with_load_args(curves, "{as: frame}")
+    run_id = train(curves, *LOSSES)
+
+    frame = loaded(curves, "read_metrics")
+
+    assert list(frame.columns) == ["key", "step", "value", "timestamp", "run"]
+    loss = frame[frame["key"] == "curves_metrics.loss"]
+    assert loss["step"].tolist() == [0, 1, 2]
+    assert loss["value"].tolist() == LOSSES
+    assert set(frame["run"]) == {run_id}
+    assert not any(frame["key"].str.startswith("best."))
+    assert str(frame["timestamp"].dt.tz) == "UTC"
+
+
+@pytest.mark.parametrize("load_args", ["{rum: last}", "{as: table}", "[last]", "{run: 7}"])
+def test_other_load_args_are_an_error(lab: Lab, load_args: str) -> None:
+    with_load_args(lab, load_args)
+
+    with pytest.raises(DatasetError, match=r"it may have 'run: RUN' and 'as: frame'"):
+        loaded(lab, "read_metrics")
+
+
+def test_a_node_compares_itself_with_a_baseline(lab: Lab) -> None:
+    lab.add("base/catalog.yml", "baseline_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n")
+    lab.add("base/catalog.yml", "  prefix: chain_metrics\n  load_args: {run: previous}\n")
+    lab.run("chain", params={"judge": "well"})
+    lab.run("chain", params={"judge": "well"})
+
+    assert loaded(lab, "baseline_metrics")["score"]["value"] == 0.5
+
+
+def test_without_the_hook_the_project_is_found(
+    curves: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Kedro-Viz builds a catalog, and a script."""
+    train(curves, *LOSSES)
+    project = Project(curves.path)
+    code = (
+        "from pathlib import Path\n"
+        "from kedro.config import OmegaConfigLoader\n"
+        "from kedro.framework.startup import bootstrap_project\n"
+        "from kedro.io import DataCatalog\n"
+        "bootstrap_project(Path.cwd())\n"
+        "conf = OmegaConfigLoader('conf', base_env='base', default_run_env='local')\n"
+        "catalog = DataCatalog.from_config(conf['catalog'])\n"
+        "figure = catalog.get('curves_metrics').preview()\n"
+        "print([(curve['name'], curve['y']) for curve in figure['data']])\n"
+    )
+    uri = f"sqlite:///{curves.store}"
+
+    done = project.command(sys.executable, "-c", code, MLFLOW_TRACKING_URI=uri)
+
+    assert "('curves_metrics.loss', [0.5, 0.2, 0.3])" in done.stdout
+
+
+def test_kedro_viz_knows_what_it_previews() -> None:
+    """By the name of the annotation (kedro_viz/models/flowchart/node_metadata.py, 12.5)."""
+    annotation = inspect.signature(MlflowMetricsDataset.preview).return_annotation
+
+    assert getattr(annotation, "__name__", str(annotation)) == "PlotlyPreview"
+
+
+# System metrics
+
+
+def test_system_metrics_are_logged(lab: Lab) -> None:
+    lab.configure(system_metrics=True)
+    lab.run("everything", node_names=["a"])
+
+    (run,) = lab.runs()
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert "system/system_memory_usage_megabytes" in run.data.metrics
+    names = [thread.name for thread in threading.enumerate()]
+    assert "mlflow-system-metrics" not in names
+    assert {each["key"] for each in data(lab, "show")["metrics"]} == {
+        "a_metrics.curve",
+        "a_metrics.score",
+    }
+
+
+def test_a_given_run_counts_on(lab: Lab) -> None:
+    lab.configure(system_metrics=True)
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    for _ in range(2):
+        lab.run("everything", node_names=["a"], params={"mlflow_run_id": run_id})
+
+    history = client.get_metric_history(run_id, "system/cpu_utilization_percentage")
+    assert [metric.step for metric in history] == [0, 1]
+
+
+def test_mlflows_own_switch_has_an_effect(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    lab.run("everything", node_names=["a"])
+
+    assert "system/cpu_utilization_percentage" in lab.runs()[0].data.metrics
+
+
+def test_without_psutil_a_warning_says_what_to_install(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.configure(system_metrics=True)
+    monkeypatch.setattr("lab.tracking.reports.system.find_spec", lambda name: None)
+    lab.run("everything", node_names=["a"])
+
+    assert "need psutil, which is not installed; run `pip install psutil`." in caplog.text
+
+
+# The store's upgrade
+
+
+def make_old(store: Path) -> str:
+    """Make a store as MLflow was two migrations ago; returns its version."""
+    from alembic import command
+    from mlflow.store.db.utils import _get_alembic_config
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+    from sqlalchemy import create_engine
+
+    store.unlink(missing_ok=True)
+    version = versions()[2]
+    engine = create_engine(f"sqlite:///{store}")
+    Base.metadata.create_all(engine)
+    config = _get_alembic_config(f"sqlite:///{store}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+    engine.dispose()
+    with closing(sqlite3.connect(store)) as database, database:
+        database.execute(
+            "INSERT INTO experiments VALUES (7, 'kept', '', 'active', 0, 0, 'default')"
+        )
+    return version
+
+
+@pytest.mark.slow
+def test_upgrade_makes_a_copy_first(lab: Lab) -> None:
+    version = make_old(lab.store)
+    before = lab.store.read_bytes()
+    with pytest.raises(Exception, match="run `kedro metrics upgrade`, which saves a copy"):
+        lab.run("everything", node_names=["a"])
+
+    result = metrics(lab, "upgrade")
+
+    assert result.exit_code == 0, result.output
+    copy = lab.store.with_name(f"mlflow-{version}.db")
+    assert f"mlflow.db is upgraded; a copy of it, as it was, is {copy}." in result.output
+    with closing(sqlite3.connect(copy)) as database:
+        (found,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+        assert found == version
+    assert copy.stat().st_size == len(before)
+    assert copy.stat().st_mode & 0o777 == lab.store.stat().st_mode & 0o777
+    lab.run("everything", node_names=["a"])
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    assert {experiment.name for experiment in client.search_experiments()} >= {"kept", "lab"}
+    assert "mlflow.db is up to date." in metrics(lab, "upgrade").output
+
+
+def test_an_upgrade_that_fails_leaves_the_store_as_it_was(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = make_old(lab.store)
+
+    def fail(engine: Any) -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE runs")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", fail)
+    result = metrics(lab, "upgrade")
+
+    assert result.exit_code == 1
+    assert "is as it was" in result.output
+    assert "the disk is full" in result.output
+    with closing(sqlite3.connect(lab.store)) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchone() == (version,)
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(None, "mlflow.db: nothing to upgrade."), ("newer", "are of a newer MLflow than this one")],
+)
+def test_what_can_not_be_upgraded(lab: Lab, content: str | None, part: str) -> None:
+    if content is None:
+        lab.store.unlink()
+    else:
+        with closing(sqlite3.connect(lab.store)) as database, database:
+            database.execute("UPDATE alembic_version SET version_num = 'fedcba987654'")
+
+    assert part in metrics(lab, "upgrade").output
+    assert lab.store.exists() == bool(content)
+    assert list(lab.store.parent.glob("mlflow-*")) == []
+
+
+def test_a_store_that_is_no_file_is_not_upgraded(lab: Lab) -> None:
+    lab.configure(tracking_uri="http://127.0.0.1:9")
+
+    result = metrics(lab, "upgrade")
+
+    assert result.exit_code == 1
+    assert "The store is no SQLite file; save a copy, and run `mlflow db upgrade`" in result.output
+
+
+# From the command line
+
+
+@pytest.mark.slow
+def test_from_a_folder_of_the_project_with_another_environment(
+    make_project: Callable[..., Project], make_store: Callable[[str], Path]
+) -> None:
+    project = make_project("curves")
+    project.write("conf/base/parameters.yml", "values: [0.5, 0.4]\n")
+    project.write("conf/prod/mlflow.yml", f"tracking_uri: sqlite:///{make_store('prod.db')}\n")
+    project.kedro("run", "--env=prod")
+
+    folder = project.path / "src" / project.package
+    shown = project.kedro("metrics", "show", "--env=prod", "-o", "x.json", "--json", cwd=folder)
+
+    assert "Traceback" not in shown.stderr
+    assert json.loads((folder / "x.json").read_text())["run"]["status"] == "FINISHED"
+    assert project.attempt(KEDRO, "metrics", "show").returncode == 2
+
+
+def test_runs_are_completed_in_the_shell() -> None:
+    from click.shell_completion import ShellComplete
+    from lab.tracking.cli import metrics as group
+
+    complete = ShellComplete(group, {}, "kedro", "_KEDRO_COMPLETE")
+    commands = [each.value for each in complete.get_completions([], "")]
+    assert commands == ["check", "compare", "history", "show", "sync", "ui", "upgrade"]
+    assert [each.value for each in complete.get_completions(["show"], "l")] == ["last"]
+
+
+@pytest.mark.slow
+def test_a_commit_is_a_name(make_project: Callable[..., Project]) -> None:
+    """`kedro metrics compare git:main git:HEAD`, for who changes code on a branch."""
+    project = make_project("curves")
+    project.write("conf/base/parameters.yml", "values: [0.5, 0.4]\n")
+    git = ("git", "-c", "user.name=me", "-c", "user.email=me@localhost")
+    project.command(*git, "init", "--quiet", "--initial-branch=main")
+    project.command(*git, "add", ".")
+    project.command(*git, "commit", "--quiet", "--message=one")
+    project.kedro("run")
+    project.command(*git, "switch", "--quiet", "--create=branch")
+    project.write("conf/base/parameters.yml", "values: [0.5, 0.3]\n")
+    project.kedro("run")  # of no commit
+    project.command(*git, "commit", "--quiet", "--all", "--message=two")
+    project.kedro("run")
+
+    project.kedro("metrics", "compare", "git:main", "git:HEAD", "--json", "-o", "x.json")
+
+    first, dirty, second = (run.info.run_id for run in project.runs())
+    compared = json.loads((project.path / "x.json").read_text())
+    assert [run["run_id"] for run in compared["runs"]] == [first, second]
+    assert dirty not in (first, second)

@@ -52,7 +52,7 @@ class RunReport:
         self._values: dict[str, Value] = {}
         console = kedros_console()
         self._live = live_lines(console) if config.summary else None
-        self._monitor = start_monitor(delivery) if config.system_metrics else None
+        self._monitor = self._quietly(start_monitor, delivery, config.system_metrics)
         delivery.observers.append(self.record)
 
     def record(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def start_monitor(delivery: Delivery) -> Monitor | None:
-    """Watch the system for a run; None, with a warning, where that can't be done."""
+def start_monitor(delivery: Delivery, wanted: bool) -> Monitor | None:
+    """Watch the system, if it is wanted here or by MLflow's own switch; and can be done."""
+    from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+
+    if not (wanted or MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get()):
+        return None
     if find_spec("psutil") is None:
         logger.warning(
-            "'system_metrics' in mlflow.yml needs psutil, which is not installed; run"
-            " `pip install psutil`."
+            "System metrics need psutil, which is not installed; run `pip install psutil`."
         )
         return None
     monitor = Monitor(delivery)
