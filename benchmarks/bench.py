@@ -357,12 +357,59 @@ def commands(times: int) -> Iterator[str]:
     )
 
 
+def reports(times: int) -> Iterator[str]:
+    """What one sees: Kedro's log, and `kedro metrics` on a store with many runs."""
+    configure("ours", f"tracking_uri: sqlite:///{WORK}/store.db\n")
+    yield of_time(
+        "a generator node, 1,000 yields of 3 metrics, with Kedro's log",
+        "Kedro, with a dataset that does nothing",
+        compare(
+            "logged",
+            lambda: case("logged-stream", "ours"),
+            lambda: case("logged-stream", "nothing"),
+            times,
+        ),
+        0.25,
+    )
+    own = WORK / "ours"
+    catalog = own / "conf/base/catalog.yml"
+    catalog.write_text(catalog.read_text() + RULES)
+    uri = f"sqlite:///{new_store()}"
+    configure("ours", f"tracking_uri: {uri}\n")
+    call(OURS / "python", HERE / "runs.py", uri)
+    search = f"from mlflow import MlflowClient; MlflowClient({uri!r}).search_runs(['1'])"
+
+    def floor() -> dict[str, float]:
+        return timed(OURS / "python", "-c", search, cwd=own)
+
+    for command in (("show",), ("compare",), ("check",)):
+        yield of_time(
+            f"`kedro metrics {command[0]}`, 1,000 runs of 50 keys",
+            "MLflow's import and one `search_runs` of them",
+            compare(
+                command[0],
+                lambda command=command: timed(OURS / "kedro", "metrics", *command, cwd=own),  # type: ignore[misc]
+                floor,
+                times,
+            ),
+            1.5,
+        )
+
+
+RULES = """
+k_metrics:
+  type: ours.tracking.MlflowMetricsDataset
+  metrics:
+    "k*": {greater_is_better: true, threshold: -10, max_regression: 10}
+"""
+
 PARTS = {
     "saves": saves,
     "streams": streams,
     "loads": loads,
     "commands": commands,
     "arrays": arrays,
+    "reports": reports,
 }
 
 

@@ -149,6 +149,19 @@ class InMemory:
             client.log_batch(cls.run_id, part, synchronous=True)
 
 
+def without_the_hook() -> None:
+    """Kedro alone, with a metrics dataset that does nothing."""
+    from kedro.framework.session import session
+    from ours.tracking import MlflowMetricsDataset
+
+    def save(self: Any, data: Any) -> None:
+        pass
+
+    MlflowMetricsDataset.save = save
+    module: Any = session
+    module._register_hooks = lambda *arguments: None
+
+
 def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
     """A Kedro run in a project of the starter or of the peer, without its start-up."""
     from pathlib import Path
@@ -169,6 +182,8 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
             self.save = OneRequestEach(self) if who == "floor" else InMemory(self)
 
         MlflowMetricsDataset.bind = bind
+    if who == "nothing":
+        without_the_hook()
     runner = ThreadRunner(max_workers=8) if pipeline == "many" else SequentialRunner()
     clock: dict[str, float] = {}
     lock = threading.Lock()
@@ -192,6 +207,11 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - clock["start"]}
 
 
+def with_logs(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    logging.disable(logging.NOTSET)
+    return work()
+
+
 CASES: dict[str, Callable[[str, str], dict[str, float]]] = {
     "save-10k": lambda who, store: save(who, store, 10_000),
     "save-500": lambda who, store: save(who, store, 500),
@@ -200,6 +220,7 @@ CASES: dict[str, Callable[[str, str], dict[str, float]]] = {
     "load-200x100": lambda who, store: load(who, store, 200, 100),
     "load-1x100k": lambda who, store: load(who, store, 1, 100_000),
     "stream": lambda who, store: run_pipeline(who, store, "stream"),
+    "logged-stream": lambda who, store: with_logs(lambda: run_pipeline(who, store, "stream")),
     "many": lambda who, store: run_pipeline(who, store, "many"),
 }
 

@@ -22,10 +22,10 @@ def title(run: Run) -> str:
 
 def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) -> Sheet:
     """One run's table: last and best value, and the change since the previous run."""
-    since = f"since {previous.info.run_id[:8]}" if previous else "change"
+    since = [f"since {previous.info.run_id[:8]}"] if previous else []
     has_best = any(value and value.best is not None for row in rows for value in row.values[-1:])
     is_broken = any(row.broken for row in rows)
-    sheet = Sheet(["metric", "last", *["best"] * has_best, since, *["limit"] * is_broken])
+    sheet = Sheet(["metric", "last", *["best"] * has_best, *since, *["limit"] * is_broken])
     for row in rows[:most]:
         value = row.values[-1]
         if value is None:  # only the run before has it
@@ -34,7 +34,8 @@ def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) 
         if has_best:
             step = "" if value.best is None else f" at {value.best_step}"
             cells.append(Cell(number(value.best) + step, "", value.best))
-        cells.append(_change(row, len(row.values) - 1))
+        if previous:
+            cells.append(_change(row, len(row.values) - 1))
         if is_broken:
             cells.append(Cell("; ".join(map(broken_text, row.broken)), BAD))
         sheet.rows.append(cells)
