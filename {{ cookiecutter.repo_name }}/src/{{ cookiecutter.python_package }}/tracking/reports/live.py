@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,14 @@ class LiveLines:
         self._next = 0.0
         self._lock = threading.RLock()
 
-    def update(self, name: str, text: str) -> None:
+    def update(self, name: str, latest: Callable[[], str]) -> None:
         """Show the latest of a dataset, from its second save on."""
         with self._lock:
-            is_first, self._texts[name] = name not in self._texts, text
-            if is_first or time.monotonic() < self._next:
+            is_first = name not in self._texts
+            if not is_first and time.monotonic() < self._next:
+                return
+            self._texts[name] = latest()
+            if is_first:
                 return
             from rich.live import Live
             from rich.text import Text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_LIVE = 10  # metrics of a dataset in its live line
 # For how many seconds the store is asked for the run to compare with.
 PREVIOUS_SECONDS = 2.0
 
@@ -58,11 +61,9 @@ class RunReport:
     def record(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Count what is saved, on the thread that saves it."""
         self._tally.add(metrics, steps)
-        if self._live and (key := next(iter(metrics), None)):
-            name = self._delivery.steps.writers.get(key, "")
-            seen = self._tally.keys
-            latest = (f"{each.name} {number(seen[key].value)}" for key, each in metrics.items())
-            self._quietly(self._live.update, name, f"step {seen[key].step}  {'  '.join(latest)}")
+        if self._live and metrics:
+            name = self._delivery.steps.writers.get(next(iter(metrics)), "")
+            self._quietly(self._live.update, name, partial(self._latest, metrics))
 
     def pause(self) -> None:
         """A node has ended: nothing streams, until something does."""
@@ -106,6 +107,11 @@ class RunReport:
         sheet = run_sheet(rows(runs, self._rules), self._previous)
         sheet.below = [f"MLflow run {title(self._run)}: {status}, {seconds:.1f} s", *page]
         sheet.show(console)
+
+    def _latest(self, metrics: Mapping[str, Points]) -> str:
+        seen = {key: self._tally.keys[key] for key in islice(metrics, MOST_LIVE)}
+        values = (f"{metrics[key].name} {number(each.value)}" for key, each in seen.items())
+        return f"step {max(each.step for each in seen.values())}  {'  '.join(values)}"
 
     def _is_shared(self) -> bool:
         """Whether others have written to the run: workers, or an earlier Kedro run."""

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from ..points import Points
 from .rules import Rule
 
+# An array gives Python's floats for so many points at a time.
+AT_ONCE = 1000
+
 
 @dataclass
 class Seen:
@@ -49,9 +52,12 @@ class Tally:
         """Count what is written, on any thread."""
         with self._lock:
             for key, points in metrics.items():
-                values = points.values
-                values = values.tolist() if hasattr(values, "tolist") else values
-                self.keys.setdefault(key, Seen()).add(values, steps[key])
+                seen = self.keys.setdefault(key, Seen())
+                for start in range(0, len(points.values), AT_ONCE):
+                    part = slice(start, start + AT_ONCE)
+                    values = points.values[part]
+                    values = values.tolist() if hasattr(values, "tolist") else values
+                    seen.add(values, steps[key][part])
 
     def add_history(self, key: str, points: Iterable[tuple[int, int, float]]) -> None:
         """Count what the store has of a key (timestamp, step, value), and nothing else."""
