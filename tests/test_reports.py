@@ -485,9 +485,10 @@ def test_nested_runs_are_not_meant(curves: Lab) -> None:
     run_id = train(curves, *LOSSES)
     client = MlflowClient(f"sqlite:///{curves.store}")
     experiment = curves.runs()[0].info.experiment_id
-    client.create_run(experiment, tags={"mlflow.parentRunId": run_id})
+    nested = client.create_run(experiment, tags={"mlflow.parentRunId": run_id}).info.run_id
 
     assert data(curves, "show")["run"]["run_id"] == run_id
+    assert data(curves, "show", nested)["run"]["run_id"] == nested  # but by their ids
 
 
 @pytest.mark.parametrize(

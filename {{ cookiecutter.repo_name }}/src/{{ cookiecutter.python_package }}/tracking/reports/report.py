@@ -93,6 +93,9 @@ class RunReport:
 
     def show(self, status: str) -> None:
         """Print the summary and where the charts are."""
+        self._quietly(self._show, status)
+
+    def _show(self, status: str) -> None:
         seconds = time.time() - self._run.info.start_time / 1000
         info, uri = self._run.info, redact(self._delivery.destination.tracking_uri)
         page = charts(uri, info.experiment_id, info.run_id)

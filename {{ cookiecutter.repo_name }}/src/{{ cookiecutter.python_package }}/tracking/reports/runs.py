@@ -71,26 +71,26 @@ class Runs:
         if name == "last":
             return self.newest(1)[0]
         if name == "previous":
-            return self._existing(self.before(self.newest(1)[0]), "no finished run before the last")
+            before = self.before(self.newest(1)[0])
+            return self._existing([before] if before else [], "no finished run before the last")
         if word == "best" and rest:
             return self._best(rest)
         if word == "git" and rest:
             return self._of_commit(rest)
         found = []
         if re.fullmatch("[0-9a-f]{4,32}", name):
-            found = self._search(f"attributes.run_id LIKE '{name}%'", 2)
-        if not found:
-            found = self._search(f"attributes.run_name = {_quoted(name)}", 1)
+            search = f"attributes.run_id LIKE '{name}%'"
+            found = self.store.search_runs(search, self.experiment, 2)
         if len(found) > 1:
             raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
-        return self._existing(found[0] if found else None, f"no run {name!r}")
+        found = found or self._search(f"attributes.run_name = {_quoted(name)}")
+        return self._existing(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
         """So many of the newest runs, or fewer; nested runs don't count. At least one is there."""
         search = f"tags.`{Tag.PIPELINE}` = {_quoted(pipeline)}" if pipeline else ""
         found = self._search(search, NEWEST + count)[:count]
-        if not found:
-            self._existing(None, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
+        self._existing(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
         return found
 
     def last_with(self, start: str) -> str:
@@ -128,7 +128,7 @@ class Runs:
             )
         order = "DESC" if rule.greater_is_better else "ASC"
         for sorted_by in (best_start(self._config.separator) + key, key):
-            found = self._search(FINISHED, 1, f"metrics.`{sorted_by}` {order}")
+            found = self._search(FINISHED, NEWEST, f"metrics.`{sorted_by}` {order}")
             if found and sorted_by in found[0].data.metrics:
                 return found[0]
         raise NotFoundError(f"No finished run has a metric {key!r}.")
@@ -136,7 +136,7 @@ class Runs:
     def _of_commit(self, revision: str) -> Run:
         try:
             commit = subprocess.run(
-                ["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"],
+                [*["git", "rev-parse", "--verify", "--quiet", "--end-of-options"], f"{revision}^0"],
                 cwd=self._config.project_path,
                 capture_output=True,
                 check=True,
@@ -145,17 +145,17 @@ class Runs:
         except (OSError, subprocess.CalledProcessError):
             raise NotFoundError(f"git knows no revision {revision!r} here.") from None
         clean = f"tags.`{Tag.GIT_COMMIT}` = '{commit}' and tags.`{Tag.GIT_DIRTY}` = 'False'"
-        found = self._search(f"{FINISHED} and {clean}", 1)
+        found = self._search(f"{FINISHED} and {clean}")
         what = f"no finished run of the commit {commit[:8]} ({revision}) with a clean tree"
-        return self._existing(found[0] if found else None, what)
+        return self._existing(found, what)
 
-    def _search(self, search: str, count: int, order: str = "") -> list[Run]:
+    def _search(self, search: str, count: int = NEWEST, order: str = "") -> list[Run]:
         return _top_level(self.store.search_runs(search, self.experiment, count, order))
 
-    def _existing(self, run: Run | None, what: str) -> Run:
-        if run is None:
+    def _existing(self, found: Sequence[Run], what: str) -> Run:
+        if not found:
             raise NotFoundError(f"The experiment {self._config.experiment!r} has {what}.")
-        return run
+        return found[0]
 
 
 def previous(
