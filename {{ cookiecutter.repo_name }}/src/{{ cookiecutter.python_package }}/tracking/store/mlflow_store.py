@@ -30,7 +30,6 @@ StrMap = Mapping[str, str]
 # For how many seconds requests are tried, unless another deadline has been set.
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-MOST_RUNS = 50_000  # that MLflow finds in one request
 
 
 class Retry:
@@ -164,14 +163,7 @@ class MlflowStore:
 
         ``newest``: only so many, the newest first.
         """
-
-        def request(client: MlflowClient) -> list[Run]:
-            every = [] if experiment else client.search_experiments()
-            ids = [experiment] if experiment else [each.experiment_id for each in every]
-            order = [f"attributes.start_time {'DESC' if newest else 'ASC'}"]
-            return list(client.search_runs(ids, search, 1, newest or MOST_RUNS, order))
-
-        return self.call(request)
+        return self.call(lambda client: queries.search_runs(client, search, experiment, newest))
 
     def end_run(self, run_id: str, status: str, end_time: int) -> None:
         """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch."""
