@@ -38,7 +38,6 @@ from lab.tracking.process.state import process_state
 from lab.tracking.store.errors import (
     StoreUnavailableError,
     TrackingError,
-    is_login_refused,
     is_outage,
     is_refused,
     is_transient,
@@ -376,7 +375,7 @@ def test_an_answer_that_no_other_try_changes(lab: Lab, status: int, text: str) -
     assert text in str(error)
     assert not isinstance(error, StoreUnavailableError)
     assert is_refused(error)
-    assert is_login_refused(error) == is_outage(error) == (status in (401, 403))
+    assert is_outage(error) == (status in (401, 403))
 
 
 # Keys that MariaDB takes for one

@@ -94,9 +94,10 @@ def sync(config: MlflowConfig, project_path: Path, running: bool, discard: str |
     """
     from .delivery import sync as waiting
     from .process.state import process_state
+    from .scanning.uris import SQLITE
     from .store.client import require_mlflow
 
-    require_mlflow("sqlite:///")  # of the outbox
+    require_mlflow(SQLITE)  # of the outbox
     if discard:
         number = waiting.discard(config, project_path, discard)
         click.echo(f"Forgot {number} requests that waited for the run {discard}.")

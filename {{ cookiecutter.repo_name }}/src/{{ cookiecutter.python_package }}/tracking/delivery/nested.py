@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -67,6 +66,6 @@ def end_created(outbox: Outbox | None, target_uri: str, key: str) -> None:
         try:
             with store.deadline(PROBE_SECONDS):
                 for run in store.search_runs(f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{key}'"):
-                    store.end_run(run.info.run_id, "KILLED", time.time_ns() // 1_000_000)
+                    store.end_run(run.info.run_id, "KILLED")
         except Exception as error:
             logger.warning("An interrupted MLflow run was not looked for: %s", reason(error))

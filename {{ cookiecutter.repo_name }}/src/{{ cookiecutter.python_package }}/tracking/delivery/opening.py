@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -188,5 +187,5 @@ def _close_dead_runs(store: MlflowStore, experiment: str, waiting: Collection[st
         # Asked again: it may have ended well since.
         if store.get_run(run_id).info.status == "RUNNING":
             store.log_params_and_tags(run_id, tags={Tag.ERROR: "The process was killed."})
-            store.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+            store.end_run(run_id, "KILLED")
             logger.warning("The MLflow run %s, whose process is gone, is KILLED.", run_id)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # For how many seconds other processes may hold the file locked.
-BUSY_SECONDS = 30.0
+OUTBOX_BUSY_SECONDS = 30.0
 # How many requests are read at once.
 READ_AT_ONCE = 200
 
@@ -147,7 +147,7 @@ class Outbox:
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
+        with closing(sqlite3.connect(self.path, timeout=OUTBOX_BUSY_SECONDS)) as database, database:
             yield database
 
 

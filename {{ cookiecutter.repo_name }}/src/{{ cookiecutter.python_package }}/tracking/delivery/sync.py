@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -139,7 +138,7 @@ def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
         # Another run took it for dead: its process was gone, and its end was in the outbox.
         target.delete_tag(run_id, Tag.ERROR)
     elif run.info.status == "RUNNING" and is_gone(run.data.tags):
-        target.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+        target.end_run(run_id, "KILLED")
     return f"{count} points"
 
 
@@ -148,7 +147,7 @@ def _write_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
     run_id = run.info.run_id
     run = spool.get_run(run_id)  # it may have ended well meanwhile
     if run.info.status == "RUNNING":
-        spool.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+        spool.end_run(run_id, "KILLED")
         run = spool.get_run(run_id)
     target_id = _target_run(run, spool, target)
     count = 0

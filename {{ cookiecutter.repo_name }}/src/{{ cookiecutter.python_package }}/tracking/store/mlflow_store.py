@@ -165,11 +165,12 @@ class MlflowStore:
         """
         return self.call(lambda client: queries.search_runs(client, search, experiment, newest))
 
-    def end_run(self, run_id: str, status: str, end_time: int) -> None:
-        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch."""
+    def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
+        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""
         from mlflow.entities import RunStatus
 
         number = RunStatus.from_string(status)
+        end_time = end_time or time.time_ns() // 1_000_000
         # MlflowClient.set_terminated() would print the run's URL, password and all.
         self.call(lambda client: _backend(client).update_run_info(run_id, number, end_time, None))
 
