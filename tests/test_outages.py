@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -726,3 +727,32 @@ def test_the_collector_waits_for_an_import_and_comes_back() -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+FORK = """
+import gc, os, threading
+from lab.tracking.process.state import gc_paused
+
+paused, forked = threading.Event(), threading.Event()
+def pause():
+    with gc_paused():
+        paused.set()
+        forked.wait()
+thread = threading.Thread(target=pause)
+thread.start()
+paused.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if gc.isenabled() else 1)
+_, status = os.waitpid(pid, 0)
+forked.set()
+thread.join()
+print("COLLECTS", status == 0, gc.isenabled())
+"""
+
+
+def test_a_process_that_is_forked_while_the_collector_is_paused_collects(lab_path: Path) -> None:
+    """As multiprocessing and joblib fork, while a thread of ours writes a request."""
+    done = Project(lab_path).command(sys.executable, "-c", FORK)
+
+    assert "COLLECTS True True" in done.stdout
