@@ -32,6 +32,7 @@ from helpers import (
 from kedro.io import DatasetError
 from lab.tracking import MlflowMetricsDataset
 from lab.tracking.dataset import Binding
+from lab.tracking.delivery.nested import end_created
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination
 from lab.tracking.process.state import process_state
@@ -151,6 +152,15 @@ def test_who_is_killed_while_making_the_tables(
         message = refused(lab, empty)
         assert "a process was interrupted while it made MLflow's tables" in message
         assert f"run `DROP DATABASE {name}; CREATE DATABASE {name}`" in message
+
+
+@pytest.mark.slow
+def test_looking_for_an_interrupted_run_makes_no_tables(
+    server: Database, empty: str, name: str
+) -> None:
+    end_created(None, empty, "key")
+
+    assert server.tables(name) == []
 
 
 # Stores of other versions

@@ -11,7 +11,6 @@ from ..process.active_runs import LeftRun, end_system_metrics
 from ..process.state import process_state
 from ..store.errors import reason
 from ..store.mlflow_store import store_at
-from ..store.sqlite import has_tables
 from .outbox import Outbox, RunEnd, spool_store
 from .route import PROBE_SECONDS, Destination, Route
 
@@ -58,11 +57,12 @@ def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
 
 
 def end_created(outbox: Outbox | None, target_uri: str, key: str) -> None:
-    """Close as KILLED a run that was interrupted while it was created, if it was created."""
-    stores = [store_at(target_uri)]
-    if outbox and has_tables(outbox.path):
-        stores.append(spool_store(outbox.path))
-    for store in stores:
+    """Close as KILLED a run that was interrupted while it was created, if it was created.
+
+    Only a store that is open may have it; any other request would let MLflow make the tables.
+    """
+    stores = [store_at(target_uri), *([spool_store(outbox.path)] if outbox else [])]
+    for store in filter(lambda store: store.is_open, stores):
         try:
             with store.deadline(PROBE_SECONDS):
                 for run in store.search_runs(f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{key}'"):

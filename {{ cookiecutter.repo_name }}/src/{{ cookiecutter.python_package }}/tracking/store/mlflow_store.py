@@ -88,6 +88,7 @@ class MlflowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.is_open = False  # it is there and whole, as far as this process has seen
         self.retry = Retry()
         self.deadline = self.retry.deadline
         self._path = sqlite_path(uri)
@@ -102,6 +103,7 @@ class MlflowStore:
 
         Raises a ``TrackingError`` if it can't be opened or written, or is another MLflow version's.
         """
+        self.is_open = False
         try:
             problem = self.retry(self._open)
         except Exception as error:
@@ -115,6 +117,7 @@ class MlflowStore:
                 f"The MLflow store {redact(self.uri)} can't be opened: {problem};"
                 " mend that, or set another 'tracking_uri' in mlflow.yml."
             )
+        self.is_open = True
 
     def _open(self) -> str | None:
         began = time.monotonic()
