@@ -281,6 +281,19 @@ def test_what_waits_is_given_back_as_it_was(tmp_path: Path) -> None:
     assert [run_id for _, run_id in outbox.runs()] == ["run"]
 
 
+def test_a_file_that_is_gone_is_not_made_again_by_what_has_been_sent(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "mlflow-spool.db", "http://127.0.0.1:5000")
+    outbox.add("run", Request(params={"a": "1"}))
+    ((number, _),) = outbox.waiting("run")
+    outbox.path.unlink()
+
+    outbox.remove([number])
+
+    assert not outbox.path.exists()
+    outbox.add("run", Request(params={"a": "1"}))
+    assert outbox.path.stat().st_mode & 0o777 == 0o600
+
+
 def test_many_requests_are_read_in_parts_and_in_order(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "mlflow-spool.db", "http://127.0.0.1:5000")
     for step in range(450):
