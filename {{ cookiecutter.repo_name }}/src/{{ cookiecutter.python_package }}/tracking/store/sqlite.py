@@ -130,8 +130,8 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     with closing(_open(lock, STORE_BUSY_SECONDS if busy else CREATE_SECONDS)) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
-        except Exception:
-            if busy:
+        except Exception as error:
+            if busy and "locked" in str(error):
                 raise TrackingError(busy) from None
             raise
         yield
