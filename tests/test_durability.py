@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from faults import Server, outage_after
-from helpers import KEDRO, Lab, Points, Process, Project, points_in, runs_in
+from helpers import KEDRO, Lab, Points, Process, Project, free_port, points_in, runs_in
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd, choose_outbox
 from lab.tracking.points import Point
 from test_config import unwritable
@@ -253,6 +254,17 @@ def test_a_run_that_must_deliver_ends_with_an_error_that_says_what_waits(
     assert lab.sync()[0]
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
+
+
+def test_a_run_that_must_deliver_and_began_in_the_outbox_ends_with_an_error(lab: Lab) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    lab.configure(tracking_uri=url, on_outage="spool", require_delivery=True)
+
+    waits = f"is FINISHED, but it waits in {re.escape(str(lab.outbox))}; 'require_delivery'"
+    with pytest.raises(click.ClickException, match=waits):
+        lab.run("everything", node_names=["a"])
+
+    assert [run.info.status for run in runs_in(lab.outbox)] == ["FINISHED"]
 
 
 # The outbox itself

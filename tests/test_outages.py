@@ -224,6 +224,14 @@ def test_with_spool_the_run_goes_on_and_is_synced(
     assert warning in [record.getMessage() for record in caplog.records]
     (waiting,) = runs_in(lab.outbox)
     assert waiting.info.status == "FINISHED"
+    assert (
+        caplog.records[-1]
+        .getMessage()
+        .startswith(
+            f"The MLflow run {waiting.info.run_id} is FINISHED; it waits in {lab.outbox}, for `kedro"
+            f" metrics sync`. Its charts, with `mlflow ui --backend-store-uri sqlite:///{lab.outbox}`: "
+        )
+    )
     before = stamps_in(lab.outbox, waiting)
     assert set(before) == {"one_metrics.score", "two_metrics.score", "own.one", "own.two"}
     gone.start()

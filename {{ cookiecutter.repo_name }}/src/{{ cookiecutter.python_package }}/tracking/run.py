@@ -218,26 +218,25 @@ class TrackedRun:
 
     def _report(self, status: str, waiting: Mapping[Delivery, int | None]) -> None:
         for delivery, number in waiting.items():
-            destination = delivery.destination
-            if number is not None and self._outbox:
-                where = f"{number} points of it wait in {self._outbox.path}"
+            destination, page, what = delivery.destination, None, ""
+            if number is not None:
+                what = f"{number} points of it wait"
+            elif destination is self.destination and self.owned_run_id and self.run:
+                info = self.run.info
+                page = charts(redact(destination.tracking_uri), info.experiment_id, info.run_id)
+                what = "it waits" if Tag.TARGET_STORE in self.run.data.tags else ""
+            ends = f"The MLflow run {destination.run_id} is {status}"
+            if what and self._outbox:
+                where = f"{what} in {self._outbox.path}"
                 if self._config.require_delivery and status == "FINISHED":
                     raise TrackingError(
-                        f"The MLflow run {destination.run_id} is {status}, but {where};"
-                        " 'require_delivery' in mlflow.yml makes that an error. Run"
-                        " `kedro metrics sync` when the store answers, before the file is gone."
+                        f"{ends}, but {where}; 'require_delivery' in mlflow.yml makes that an"
+                        " error. Run `kedro metrics sync` when the store answers, before the file"
+                        " is gone."
                     )
-                logger.warning(
-                    f"The MLflow run {destination.run_id} is {status}; {where}, for"
-                    " `kedro metrics sync`."
-                )
-            elif destination is self.destination and self.owned_run_id and self.run:
-                page = charts(
-                    redact(destination.tracking_uri),
-                    self.run.info.experiment_id,
-                    destination.run_id,
-                )
-                logger.info("The MLflow run %s is %s.%s", destination.run_id, status, page)
+                logger.warning("%s; %s, for `kedro metrics sync`.%s", ends, where, page or "")
+            elif page is not None:
+                logger.info("%s.%s", ends, page)
 
     def _deregister(self) -> None:
         state = process_state()
