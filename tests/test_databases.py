@@ -32,13 +32,13 @@ from helpers import (
 from kedro.io import DatasetError
 from lab.tracking import MlflowMetricsDataset
 from lab.tracking.delivery.binding import Binding
+from lab.tracking.delivery.nested import end_created
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination
 from lab.tracking.process.state import process_state
 from lab.tracking.store.errors import (
     StoreUnavailableError,
     TrackingError,
-    is_login_refused,
     is_outage,
     is_refused,
     is_transient,
@@ -152,6 +152,15 @@ def test_who_is_killed_while_making_the_tables(
         message = refused(lab, empty)
         assert "a process was interrupted while it made MLflow's tables" in message
         assert f"run `DROP DATABASE {name}; CREATE DATABASE {name}`" in message
+
+
+@pytest.mark.slow
+def test_looking_for_an_interrupted_run_makes_no_tables(
+    server: Database, empty: str, name: str
+) -> None:
+    end_created(None, empty, "key")
+
+    assert server.tables(name) == []
 
 
 # Stores of other versions
@@ -376,7 +385,7 @@ def test_an_answer_that_no_other_try_changes(lab: Lab, status: int, text: str) -
     assert text in str(error)
     assert not isinstance(error, StoreUnavailableError)
     assert is_refused(error)
-    assert is_login_refused(error) == is_outage(error) == (status in (401, 403))
+    assert is_outage(error) == (status in (401, 403))
 
 
 # Keys that MariaDB takes for one

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 from helpers import KEDRO, Lab, Process, Project, flat, points_in, wait_until
 from lab.tracking.delivery.opening import _close_dead_runs
 from lab.tracking.names import Tag
-from lab.tracking.process.liveness import is_gone, process_tags
+from lab.tracking.process.liveness import is_gone, joint_tags, process_tags
 from lab.tracking.store.mlflow_store import store_at
 from mlflow import MlflowClient
 from sqlalchemy import event
@@ -29,9 +29,9 @@ def project(make_project: Callable[..., Project]) -> Project:
 
 
 @contextmanager
-def waiting_run(project: Project, file: Path) -> Iterator[Process]:
+def waiting_run(project: Project, file: Path, params: str = "") -> Iterator[Process]:
     """A run that waits in its second node; what the first returned is in the store."""
-    with project.started(KEDRO, "run", f"--params=end=wait:{file}") as process:
+    with project.started(KEDRO, "run", f"--params=end=wait:{file}{params}") as process:
         process.wait_until(file.exists)
         run = project.runs()[-1]
         client = MlflowClient(f"sqlite:///{project.store}")
@@ -62,6 +62,76 @@ def test_a_killed_run_is_closed_by_the_next_and_a_living_one_is_not(
         (tmp_path / "living").unlink()
         assert living.wait() == 0
     assert [run.info.status for run in project.runs()] == ["KILLED", "FINISHED", "FINISHED"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_a_run_that_another_process_uses_is_not_closed(
+    project: Project, tmp_path: Path, moment: str
+) -> None:
+    """The process that opened it is killed before the run is resumed, or while it is."""
+
+    def status_after_another_run() -> str:
+        project.kedro("run", "--params=end=well")
+        return str(project.runs()[0].info.status)
+
+    with waiting_run(project, tmp_path / "opener") as opener, ExitStack() as stack:
+
+        def kill_opener() -> None:
+            opener.signal(signal.SIGKILL)
+            opener.wait()
+
+        stack.callback(kill_opener)
+        if moment == "before":
+            stack.close()
+        resume = f",mlflow_run_id={project.runs()[0].info.run_id}"
+        with waiting_run(project, tmp_path / "resumed", resume) as resumed:
+            stack.close()
+
+            assert status_after_another_run() == "RUNNING"
+
+            resumed.signal(signal.SIGKILL)
+            resumed.wait()
+    assert status_after_another_run() == "KILLED"
+
+
+def test_a_run_that_a_catalog_names_is_not_closed_while_it_is_used(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    experiment = client.create_experiment("lab")
+    named = client.create_run(experiment, tags={**process_tags(), Tag.PROCESS: "999999 1"})
+    foreign = client.create_run(experiment)
+    lab.add(
+        "base/catalog.yml",
+        "".join(
+            f"{name}_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n"
+            f"  run_id: {run.info.run_id}\n"
+            for name, run in (("before", named), ("after", foreign))
+        ),
+    )
+
+    lab.run("ends", params={"end": "well"})
+
+    _close_dead_runs(store_at(f"sqlite:///{lab.store}"), experiment, ())
+    tags = [client.get_run(run.info.run_id).data.tags for run in (named, foreign)]
+    assert [Tag.PROCESS in each for each in tags] == [True, False]
+    assert {run.info.status for run in lab.runs()} == {"RUNNING"}
+
+
+def test_who_uses_a_run() -> None:
+    ours = process_tags()
+    gone, parent = "999999 1", f"{os.getppid()}"
+    one, two, other = ({**ours, Tag.PROCESS: text} for text in (gone, f"{gone}, {parent}", parent))
+    elsewhere = {**ours, Tag.MACHINE: "another"}
+
+    assert joint_tags({}) == joint_tags(ours) == {}  # somebody else's; already known
+    assert joint_tags(one) == {Tag.PROCESS: ours[Tag.PROCESS]}
+    assert joint_tags(two) == joint_tags(other) == {Tag.PROCESS: f"{parent}, {ours[Tag.PROCESS]}"}
+    assert not is_gone({**two, **joint_tags(two)})
+    assert not is_gone(two)
+    assert is_gone({**ours, Tag.PROCESS: f"{gone}, 999998 1"})
+    several = {**elsewhere, **joint_tags(elsewhere)}
+    assert not is_gone({**several, Tag.PROCESS: gone})
+    assert joint_tags(several) == {}
 
 
 def test_this_process_is_there() -> None:
@@ -125,6 +195,26 @@ def test_runs_of_others_are_left(lab: Lab) -> None:
 
     assert client.get_run(dead.info.run_id).info.status == "KILLED"
     assert {client.get_run(run.info.run_id).info.status for run in foreign} == {"RUNNING"}
+
+
+def test_runs_nested_in_a_dead_one_are_closed_with_it(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    experiment = client.create_experiment("lab")
+
+    def family(tags: dict[str, str]) -> list[str]:
+        ids: list[str] = []
+        for _ in range(3):
+            ids.append(client.create_run(experiment, tags=tags).info.run_id)
+            tags = {Tag.PARENT_RUN: ids[-1]}
+        return ids
+
+    dead = family({**process_tags(), Tag.PROCESS: "999999 1"})
+    living = [*family(process_tags()), *family({})]
+
+    lab.run("everything", node_names=["a"])
+
+    assert {client.get_run(run_id).info.status for run_id in dead} == {"KILLED"}
+    assert {client.get_run(run_id).info.status for run_id in living} == {"RUNNING"}
 
 
 def test_a_dead_run_is_found_among_living_ones(lab: Lab) -> None:

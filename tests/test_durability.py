@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -15,7 +16,7 @@ from pathlib import Path
 import click
 import pytest
 from faults import Server, outage_after
-from helpers import KEDRO, Lab, Points, Process, Project, points_in, runs_in
+from helpers import KEDRO, Lab, Points, Process, Project, free_port, points_in, runs_in
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd, choose_outbox
 from lab.tracking.points import Point
 from test_config import unwritable
@@ -258,6 +259,17 @@ def test_a_run_that_must_deliver_ends_with_an_error_that_says_what_waits(
     assert run.info.status == "FINISHED"
 
 
+def test_a_run_that_must_deliver_and_began_in_the_outbox_ends_with_an_error(lab: Lab) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    lab.configure(tracking_uri=url, on_outage="spool", require_delivery=True)
+
+    waits = f"is FINISHED, but it waits in {re.escape(str(lab.outbox))}; 'require_delivery'"
+    with pytest.raises(click.ClickException, match=waits):
+        lab.run("everything", node_names=["a"])
+
+    assert [run.info.status for run in runs_in(lab.outbox)] == ["FINISHED"]
+
+
 # The outbox itself
 
 
@@ -282,6 +294,19 @@ def test_what_waits_is_given_back_as_it_was(tmp_path: Path) -> None:
     assert [number for number, _ in outbox.waiting("run")] == others
     assert outbox.discard("other") == 3
     assert [run_id for _, run_id in outbox.runs()] == ["run"]
+
+
+def test_a_file_that_is_gone_is_not_made_again_by_what_has_been_sent(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "mlflow-spool.db", "http://127.0.0.1:5000")
+    outbox.add("run", Request(params={"a": "1"}))
+    ((number, _),) = outbox.waiting("run")
+    outbox.path.unlink()
+
+    outbox.remove([number])
+
+    assert not outbox.path.exists()
+    outbox.add("run", Request(params={"a": "1"}))
+    assert outbox.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_many_requests_are_read_in_parts_and_in_order(tmp_path: Path) -> None:

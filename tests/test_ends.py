@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +311,36 @@ def test_a_closed_terminal_kills_the_run_and_the_process(
         process.signal(number)
 
         assert process.wait(20) == -number, process.output
+    (run,) = lab.runs()
+    assert run.info.status == "KILLED"
+    assert lab.points() == BEFORE
+
+
+def as_first_process() -> list[str]:
+    """What a command is to begin with to be process 1, as in a container."""
+    for options in (["-pf"], ["-Urpf"]):
+        unshare = ["unshare", *options, "--mount-proc"]
+        with suppress(FileNotFoundError):
+            if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0:
+                return unshare
+    pytest.skip("needs unshare(1), and the right to make namespaces")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=["sigterm", "quit"])
+def test_a_signal_ends_the_first_process_of_a_container(
+    lab: Lab, tmp_path: Path, number: signal.Signals
+) -> None:
+    waiting = tmp_path / "waiting"
+    options = f"--conf-source={lab.conf}", f"--params=end=wait:{waiting}"
+    command = *as_first_process(), KEDRO, "run", "--pipelines=ends", *options
+    with Project(lab.path).started(*command) as process:
+        process.wait_until(waiting.exists)
+        pid = process.running.pid
+        (first,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+        os.kill(int(first), number)
+
+        assert process.wait(20) == 128 + number, process.output
     (run,) = lab.runs()
     assert run.info.status == "KILLED"
     assert lab.points() == BEFORE

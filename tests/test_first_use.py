@@ -29,6 +29,7 @@ from helpers import (
     free_port,
     points_in,
     run_at_once,
+    wait_until,
 )
 from lab.tracking.delivery.outbox import Outbox
 
@@ -72,6 +73,18 @@ def test_who_is_interrupted_leaves_no_half_made_store(project: Project, how: int
 
     assert [run.info.status for run in project.runs()] == ["FINISHED"]
     assert not new.exists()
+
+
+def test_ctrl_c_twice_in_a_first_run_leaves_no_half_made_store(project: Project) -> None:
+    new = project.path / ".mlflow.db-new"
+    with project.started(KEDRO, "run") as process:
+        process.wait_until(lambda: new.exists() and new.stat().st_size)
+        process.signal(signal.SIGINT)
+        wait_until(lambda: project.store.exists() or process.running.poll() is not None)
+        process.signal(signal.SIGINT)
+        assert process.wait(30) == 1, process.output  # Click's for "Aborted!"
+
+    assert not project.store.exists()
 
 
 @pytest.mark.slow

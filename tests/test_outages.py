@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -28,6 +29,7 @@ from helpers import (
     KEDRO,
     Lab,
     Project,
+    flat,
     flow_points,
     free_port,
     points_in,
@@ -37,6 +39,8 @@ from helpers import (
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
 from lab.tracking import MlflowMetricsDataset
+from lab.tracking.delivery.outbox import Outbox, Request
+from lab.tracking.points import Point
 from lab.tracking.process.state import gc_paused_for_import
 from lab.tracking.run import TrackedRun
 from lab.tracking.store.errors import is_transient
@@ -54,6 +58,7 @@ from mlflow.protos.databricks_pb2 import (
     UNAUTHENTICATED,
 )
 from sqlalchemy.exc import OperationalError
+from test_config import unwritable
 
 
 def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
@@ -219,6 +224,10 @@ def test_with_spool_the_run_goes_on_and_is_synced(
     assert warning in [record.getMessage() for record in caplog.records]
     (waiting,) = runs_in(lab.outbox)
     assert waiting.info.status == "FINISHED"
+    assert caplog.records[-1].getMessage() == (
+        f"The MLflow run {waiting.info.run_id} is FINISHED; it waits in {lab.outbox}, for"
+        " `kedro metrics sync`."
+    )
     before = stamps_in(lab.outbox, waiting)
     assert set(before) == {"one_metrics.score", "two_metrics.score", "own.one", "own.two"}
     gone.start()
@@ -386,6 +395,46 @@ def test_nested_runs_of_a_node_are_synced_with_their_parent(lab: Lab, gone: Serv
     assert len(lab.runs()) == 2
 
 
+NESTED = """
+import time
+from pathlib import Path
+import mlflow
+from kedro.pipeline import Node, Pipeline
+
+def wait(file):
+    with mlflow.start_run(run_name="child", nested=True):
+        mlflow.log_metric("inner", 1.0)
+        Path(file).touch()
+        while True:
+            time.sleep(1)
+
+def create_pipeline(**kwargs):
+    return Pipeline([Node(wait, "params:file", "wait_metrics", name="wait")])
+"""
+
+
+@pytest.mark.slow
+def test_a_nested_run_is_synced_as_killed_when_the_process_is_gone(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    project, file = make_project(), tmp_path / "waiting"
+    project.write("src/PACKAGE/pipelines/waits/__init__.py", NESTED)
+    server = Server(project.store, tmp_path)
+    project.write("conf/local/mlflow.yml", f"tracking_uri: {server.url}\non_outage: spool\n")
+    with project.started(KEDRO, "run", f"--params=file={file}") as process:
+        process.wait_until(file.exists)
+        with server:
+            living = project.attempt(KEDRO, "metrics", "sync")
+            process.signal(signal.SIGKILL)
+            process.wait()
+            project.kedro("metrics", "sync")
+
+    assert living.returncode == 1
+    assert living.stdout.count("it is still running") == 2
+    assert [run.info.status for run in project.runs()] == ["KILLED", "KILLED"]
+    assert {"inner": 1.0} in [run.data.metrics for run in project.runs()]
+
+
 @pytest.mark.parametrize("state", ["damaged", "older"])
 def test_an_outbox_that_can_not_be_read_fails_no_run_whose_store_is_there(
     lab: Lab, make_store: Callable[[str], Path], state: str
@@ -415,6 +464,49 @@ def test_one_sync_at_a_time(lab: Lab, gone: Server) -> None:
         lab.sync()
     with pytest.raises(click.ClickException, match="what waits stays in mlflow-spool"):
         lab.sync()
+
+
+def attempt_sync(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:
+    done = Project(lab.path).attempt(
+        KEDRO, "metrics", "sync", f"--conf-source={lab.conf}", *options
+    )
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def test_nothing_is_discarded_of_runs_that_began_in_the_outbox(lab: Lab, gone: Server) -> None:
+    lab.configure(tracking_uri=gone.url, on_outage="spool")
+    lab.run("everything", node_names=["a"])
+
+    done = attempt_sync(lab, "--discard=abc")
+
+    assert done.returncode == 0, done.stderr
+    assert "Forgot 0 requests that waited for the run abc." in done.stdout
+    assert len(runs_in(lab.outbox)) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--discard=abc"]])
+def test_sync_of_a_damaged_outbox_is_one_sentence(lab: Lab, options: list[str]) -> None:
+    lab.outbox.write_bytes(b"no database at all" * 100)
+    try:
+        done = attempt_sync(lab, *options)
+    finally:
+        lab.outbox.unlink()
+
+    assert done.returncode == 1
+    assert f"{lab.outbox} can't be used: file is not a database; mend that" in flat(done.stderr)
+
+
+def test_sync_in_a_folder_that_can_not_be_written_is_one_sentence(lab: Lab) -> None:
+    outbox = Outbox(lab.outbox, f"sqlite:///{lab.store}")
+    outbox.add("a" * 32, Request([Point("k", 1.0, 0, 0)]))
+    (lab.path / ".mlflow-spool.db-sync-lock").unlink(missing_ok=True)
+
+    with unwritable(lab.path):
+        done = attempt_sync(lab)
+
+    assert done.returncode == 1
+    assert f"{lab.outbox} can't be used: unable to open database file; mend" in flat(done.stderr)
 
 
 # Later
@@ -726,3 +818,32 @@ def test_the_collector_waits_for_an_import_and_comes_back() -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+FORK = """
+import gc, os, threading
+from lab.tracking.process.state import gc_paused
+
+paused, forked = threading.Event(), threading.Event()
+def pause():
+    with gc_paused():
+        paused.set()
+        forked.wait()
+thread = threading.Thread(target=pause)
+thread.start()
+paused.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if gc.isenabled() else 1)
+_, status = os.waitpid(pid, 0)
+forked.set()
+thread.join()
+print("COLLECTS", status == 0, gc.isenabled())
+"""
+
+
+def test_a_process_that_is_forked_while_the_collector_is_paused_collects(lab_path: Path) -> None:
+    """As multiprocessing and joblib fork, while a thread of ours writes a request."""
+    done = Project(lab_path).command(sys.executable, "-c", FORK)
+
+    assert "COLLECTS True True" in done.stdout

@@ -235,3 +235,18 @@ def test_one_of_9_000_runs_is_found(lab: Lab) -> None:
     found = store.newest_with(experiment, {"chain_metrics.", "none_metrics."}, False)
 
     assert found == {"chain_metrics.": oldest}
+
+
+def test_runs_in_more_experiments_than_mlflow_gives_at_once(lab: Lab) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    with sqlite3.connect(lab.store) as database:
+        database.executemany(
+            "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage)"
+            " VALUES (?, ?, '/mlartifacts', 'active')",
+            [(number, f"e{number}") for number in range(1, 2_002)],
+        )
+    runs = [client.create_run(experiment) for experiment in ("0", "1", "1000", "2001")]
+
+    found = store_at(f"sqlite:///{lab.store}").search_runs()
+
+    assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}

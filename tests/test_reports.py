@@ -381,6 +381,7 @@ def test_no_summary(
 def test_kedro_says_once_a_node_that_it_saves(
     curves: Lab, caplog: pytest.LogCaptureFixture, level: int, lines: int
 ) -> None:
+    before = list(logging.getLogger("kedro.io.data_catalog").filters)
     with caplog.at_level(level, logger="kedro.io.data_catalog"):
         train(curves, *LOSSES)
         once = [r for r in caplog.records if r.getMessage().startswith("Saving data to curves")]
@@ -388,7 +389,7 @@ def test_kedro_says_once_a_node_that_it_saves(
         twice = [r for r in caplog.records if r.getMessage().startswith("Saving data to curves")]
 
     assert (len(once), len(twice)) == (lines, 2 * lines)
-    assert logging.getLogger("kedro.io.data_catalog").filters == []
+    assert logging.getLogger("kedro.io.data_catalog").filters == before
 
 
 @pytest.mark.slow

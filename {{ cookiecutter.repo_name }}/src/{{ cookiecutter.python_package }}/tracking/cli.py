@@ -33,10 +33,11 @@ def sync(project: InProject, running: bool, discard: str | None) -> None:
     """
     from .delivery import sync as waiting
     from .process.state import process_state
+    from .scanning.uris import SQLITE
     from .store.client import require_mlflow
 
     config, project_path = project.config, project.config.project_path
-    require_mlflow("sqlite:///")  # of the outbox
+    require_mlflow(SQLITE)  # of the outbox
     if discard:
         number = waiting.discard(config, project_path, discard)
         click.echo(f"Forgot {number} requests that waited for the run {discard}.")

@@ -90,6 +90,7 @@ class MlflowPipelineHook:
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
         """Close the run, after the other hooks: FAILED if one of them fails."""
+        _end_of_log(catalog)
         try:
             result = yield
         except BaseException as error:
@@ -104,6 +105,7 @@ class MlflowPipelineHook:
         self, error: Exception, catalog: DataCatalog
     ) -> Generator[None, Any, Any]:
         """Close the run as FAILED, after the other hooks."""
+        _end_of_log(catalog)
         try:
             return (yield)
         finally:
@@ -116,7 +118,7 @@ class MlflowPipelineHook:
 
         saving_once = SavingOnce(id(catalog))
         saving_once.begin()
-        weakref.finalize(catalog, saving_once.end)  # the catalog ends with the Kedro run
+        weakref.finalize(catalog, saving_once.end)  # Ctrl-C reaches no hook
         datasets = metrics_datasets(pipeline, catalog)
         if config.track == "never" or (config.track == "auto" and not datasets):
             if datasets:
@@ -158,6 +160,12 @@ def _set_notebook(config: MlflowConfig) -> None:
         credentials = {}
     find = partial(find_experiment, config)
     process_state().set_default_store(config.tracking_uri, credentials, find)
+
+
+def _end_of_log(catalog: DataCatalog) -> None:
+    from .reports.live import SavingOnce
+
+    SavingOnce(id(catalog)).end()
 
 
 def _run_of(catalog: DataCatalog) -> TrackedRun | None:

@@ -23,8 +23,8 @@ class Tag:
     KEDRO_RUN_ID = "kedro.run_id"
     COMMAND = "kedro.command"
     ERROR = "kedro.error"  # what ended the run
-    MACHINE = "kedro.machine"  # the machine, or container, of the process that opened the run
-    PROCESS = "kedro.process"  # that process: its id and when it began
+    MACHINE = "kedro.machine"  # the machine, or container, of the processes that use the run
+    PROCESS = "kedro.process"  # the one that opened it, and others: their ids and when they began
     # One value for each run: tells whether a request whose answer was lost has created the run.
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
     # Of a run that began in the outbox: its target store; its target run, if that is an external

@@ -15,7 +15,7 @@ from typing import Any
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from .config import Moment
+from .config import MlflowConfig, Moment
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag
 from .points import allowed_name
 from .process.mlflow_globals import user_environment
@@ -42,7 +42,7 @@ def pipeline_name(run_params: Mapping[str, Any]) -> str:
     return "+".join(name for name in names if name) or "__default__"
 
 
-def run_name(pattern: str, run_params: Mapping[str, Any], env: str) -> str:
+def run_name(config: MlflowConfig, run_params: Mapping[str, Any]) -> str:
     """The name of a new MLflow run: what the caller has given, else by the pattern.
 
     As for the run's id, a runtime parameter comes before the environment.
@@ -51,7 +51,7 @@ def run_name(pattern: str, run_params: Mapping[str, Any], env: str) -> str:
     if given := runtime.get("mlflow_run_name") or user_environment().get("MLFLOW_RUN_NAME"):
         return str(given)
     pipeline = pipeline_name(run_params).replace("__default__", "default")
-    return pattern.format(pipeline=pipeline, env=env, time=Moment.now())
+    return config.run_name.format(pipeline=pipeline, env=config.env, time=Moment.now())
 
 
 def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dict[str, str]:
@@ -69,13 +69,21 @@ def kedro_tags(run_params: Mapping[str, Any], env: str, secrets: Secrets) -> dic
     return {key: printable(str(value))[:MAX_TAG_LENGTH] for key, value in tags.items()}
 
 
-def user_tags(tags: Mapping[str, Any], secrets: Secrets) -> dict[str, str]:
-    """The tags of ``mlflow.yml``, as MLflow takes them."""
+def run_tags(
+    config: MlflowConfig, run_params: Mapping[str, Any], project_path: Path
+) -> dict[str, str]:
+    """What the tags of a new MLflow run say: which Kedro run, and who ran which code."""
+    kedros = kedro_tags(run_params, config.env, config.redactor)
+    return kedros | source_tags(project_path)
+
+
+def user_tags(config: MlflowConfig) -> dict[str, str]:
+    """The tags of ``mlflow.yml``, as MLflow takes them; they may replace MLflow's own."""
     return {
         allowed_name(str(key))[:MAX_KEY_LENGTH]: printable(
-            secrets.redact(str(value), MAX_TAG_LENGTH)
+            config.redactor.redact(str(value), MAX_TAG_LENGTH)
         )
-        for key, value in tags.items()
+        for key, value in config.tags.items()
     }
 
 

@@ -23,7 +23,7 @@ from .process.liveness import process_tags
 from .process.membership import Membership
 from .process.mlflow_globals import active_run, user_environment
 from .process.state import process_state
-from .provenance import kedro_tags, new_parameters, printable, run_name, source_tags, user_tags
+from .provenance import new_parameters, printable, run_name, run_tags, user_tags
 from .redaction import redact
 from .reports.report import RunReport
 from .store.errors import error_text, reason
@@ -65,11 +65,9 @@ def open_run(
     path = Path(run_params["project_path"])
     run = TrackedRun(config, choose_outbox(config.outbox, path, resolved.tracking_uri), catalog_id)
     state.open_runs.append(run)
-    of_user = user_tags(config.tags, config.redactor)
-    tags = source_tags(path) | of_user | process_tags()
-    tags |= kedro_tags(run_params, config.env, config.redactor)
+    name, of_user = run_name(config, run_params), user_tags(config)
+    tags = run_tags(config, run_params, path) | of_user | process_tags()
     tags[Tag.IDEMPOTENCY_KEY] = run.key  # the same in the store and in the outbox
-    name = run_name(config.run_name, run_params, config.env)
     new = NewRun(config.experiment, name, tags, of_user)
     run.open(resolved, new if needs_run else None, catalog_runs)
     return run
@@ -233,12 +231,16 @@ class TrackedRun:
 
     def _report(self, status: str, waiting: Mapping[Delivery, int | None]) -> None:
         for delivery, number in waiting.items():
-            destination = delivery.destination
-            if number is not None and self._outbox:
+            what = "" if number is None else f"{number} points of it wait"
+            is_new = delivery is self._delivery and self.run and self.owned_run_id
+            if is_new and self.run and Tag.TARGET_STORE in self.run.data.tags:
+                what = "it waits"
+            if delivery is self._delivery and self.report:
+                self.report.show(status if is_new else "left open", has_page=not what)
+            if what and self._outbox:
                 is_error = self._config.require_delivery and status == "FINISHED"
-                tell_what_waits(self._outbox, destination.run_id, status, number, is_error)
-            elif destination is self.destination and self.report:
-                self.report.show(status if self.owned_run_id else "left open")
+                run_id = delivery.destination.run_id
+                tell_what_waits(self._outbox, run_id, status, what, is_error)
 
     def _deregister(self) -> None:
         state = process_state()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from ..process.active_runs import LeftRun, end_system_metrics
 from ..process.state import process_state
 from ..store.errors import reason
 from ..store.mlflow_store import store_at
-from ..store.sqlite import has_tables
 from .outbox import Outbox, RunEnd, spool_store
 from .route import PROBE_SECONDS, Destination, Route
 
@@ -59,14 +57,15 @@ def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
 
 
 def end_created(outbox: Outbox | None, target_uri: str, key: str) -> None:
-    """Close as KILLED a run that was interrupted while it was created, if it was created."""
-    stores = [store_at(target_uri)]
-    if outbox and has_tables(outbox.path):
-        stores.append(spool_store(outbox.path))
-    for store in stores:
+    """Close as KILLED a run that was interrupted while it was created, if it was created.
+
+    Only a store that is open may have it; any other request would let MLflow make the tables.
+    """
+    stores = [store_at(target_uri), *([spool_store(outbox.path)] if outbox else [])]
+    for store in filter(lambda store: store.is_open, stores):
         try:
             with store.deadline(PROBE_SECONDS):
                 for run in store.search_runs(f"tags.`{Tag.IDEMPOTENCY_KEY}` = '{key}'"):
-                    store.end_run(run.info.run_id, "KILLED", time.time_ns() // 1_000_000)
+                    store.end_run(run.info.run_id, "KILLED")
         except Exception as error:
             logger.warning("An interrupted MLflow run was not looked for: %s", reason(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
 from ..names import Tag
-from ..process.liveness import is_gone
+from ..process.liveness import is_gone, joint_tags
 from ..process.state import gc_paused_for_import, process_state
 from ..redaction import redact, without_credentials
 from ..store.client import require_mlflow
@@ -89,12 +88,12 @@ def open_destination(  # noqa: PLR0913
     try:
         with _tracking(store, config.credentials, user):
             for run_id in catalog_runs:
-                store.get_run(run_id, "the catalog")
+                _adopt(store, run_id, "the catalog")
             breaker.record_success()
             if new is None:
                 return None, None
             if resolved.run_id:
-                run = store.get_run(resolved.run_id, resolved.named_by)
+                run = _adopt(store, resolved.run_id, resolved.named_by)
                 if new.tags_of_user:
                     store.log_params_and_tags(resolved.run_id, tags=new.tags_of_user)
                 return Destination(store.uri, resolved.run_id, outbox, is_external=True), run
@@ -156,6 +155,14 @@ def _tracking(
             raise
 
 
+def _adopt(store: MlflowStore, run_id: str, named_by: str) -> Run:
+    """An external run, which is not to be taken for dead while this process uses it."""
+    run = store.get_run(run_id, named_by)
+    if run.info.status == "RUNNING" and (tags := joint_tags(run.data.tags)):
+        store.log_params_and_tags(run_id, tags=tags)
+    return run
+
+
 def _waiting_runs(outbox: Outbox | None) -> set[str]:
     """The runs of which something, perhaps their end, waits in the outbox."""
     if outbox is None or not outbox.path.exists():
@@ -184,12 +191,20 @@ def _close_dead_runs(store: MlflowStore, experiment: str, waiting: Collection[st
     """Close as KILLED what is RUNNING, whose process is gone, and of which nothing waits here."""
     # By status alone: a condition on a tag makes MLflow (3.17) go through that tag of all runs,
     # which took 190 ms with 22,000 of them; without one it is 3 ms more than with none.
-    for run in store.search_runs("attributes.status = 'RUNNING'", experiment, MOST_RUNNING):
-        run_id = run.info.run_id
-        if run_id in waiting or not is_gone(run.data.tags):
+    found = store.search_runs("attributes.status = 'RUNNING'", experiment, MOST_RUNNING)
+    running = {run.info.run_id: run for run in found}
+    for run_id, run in running.items():
+        around = _kedros(run, running)
+        if around.info.run_id in waiting or not is_gone(around.data.tags):
             continue
-        # Asked again: it may have ended well since.
-        if store.get_run(run_id).info.status == "RUNNING":
+        now = store.get_run(run_id)  # it may have ended well since, or be in use again
+        if now.info.status == "RUNNING" and is_gone(_kedros(now, running).data.tags):
             store.log_params_and_tags(run_id, tags={Tag.ERROR: "The process was killed."})
-            store.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+            store.end_run(run_id, "KILLED")
             logger.warning("The MLflow run %s, whose process is gone, is KILLED.", run_id)
+
+
+def _kedros(run: Run, running: Mapping[str, Run]) -> Run:
+    """The run, or that of a Kedro run around it: a nested run of a node's own has no process."""
+    parent = running.get(run.data.tags.get(Tag.PARENT_RUN, ""))
+    return run if Tag.PROCESS in run.data.tags or parent is None else _kedros(parent, running)

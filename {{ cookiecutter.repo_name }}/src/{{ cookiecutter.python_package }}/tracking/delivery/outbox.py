@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # For how many seconds other processes may hold the file locked.
-BUSY_SECONDS = 30.0
+OUTBOX_BUSY_SECONDS = 30.0
 # How many requests are read at once.
 READ_AT_ONCE = 200
 
@@ -104,7 +104,7 @@ class Outbox:
         """The oldest requests for a run, at most ``READ_AT_ONCE`` of them, with their ids."""
         where = "WHERE store = ? AND run_id = ? AND id > ? ORDER BY id LIMIT ?"
         given = without_credentials(self.target_uri), run_id, after, READ_AT_ONCE
-        rows = self._select(f"SELECT id, request FROM {OUTBOX_TABLE} {where}", given)
+        rows, _ = self._execute(f"SELECT id, request FROM {OUTBOX_TABLE} {where}", given)
         return [(row_id, Request.from_json(text)) for row_id, text in rows]
 
     def all_waiting(self, run_id: str) -> Iterator[Request]:
@@ -117,38 +117,36 @@ class Outbox:
     def runs(self) -> list[tuple[str, str]]:
         """The runs for which something waits, as (store, run id), the oldest first."""
         columns = f"store, run_id FROM {OUTBOX_TABLE} GROUP BY store, run_id ORDER BY min(id)"
-        return self._select(f"SELECT {columns}", ())
+        return self._execute(f"SELECT {columns}")[0]
 
     def remove(self, ids: Collection[int]) -> None:
         """Forget requests, which the target store has confirmed."""
-        with self._database() as database:
-            # At most READ_AT_ONCE at a time; SQLite 3.32 and later take 32,766 variables.
-            marks = ", ".join("?" * len(ids))
-            statement = f"DELETE FROM {OUTBOX_TABLE} WHERE id IN ({marks})"
-            database.execute(statement, tuple(ids))
+        # At most READ_AT_ONCE at a time; SQLite 3.32 and later take 32,766 variables.
+        marks = ", ".join("?" * len(ids))
+        self._execute(f"DELETE FROM {OUTBOX_TABLE} WHERE id IN ({marks})", tuple(ids))
 
     def discard(self, run_id: str) -> int:
         """Forget all that waits for a run; returns how many requests that were."""
-        if not self.path.exists():
-            return 0
-        with self._database() as database:
-            statement = f"DELETE FROM {OUTBOX_TABLE} WHERE run_id = ?"
-            return database.execute(statement, (run_id,)).rowcount
+        return self._execute(f"DELETE FROM {OUTBOX_TABLE} WHERE run_id = ?", (run_id,))[1]
 
-    def _select(self, statement: str, given: tuple[object, ...]) -> list[tuple[Any, Any]]:
-        if not self.path.exists():
-            return []
+    def _execute(
+        self, statement: str, given: tuple[object, ...] = ()
+    ) -> tuple[list[tuple[Any, Any]], int]:
+        """The rows that a statement finds, and how many it changes; none where nothing waits."""
+        if not self.path.exists():  # SQLite would make the file
+            return [], 0
         with self._database() as database:
             try:
-                return database.execute(statement, given).fetchall()
+                cursor = database.execute(statement, given)
+                return cursor.fetchall(), cursor.rowcount
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
-                return []
+                return [], 0
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
+        with closing(sqlite3.connect(self.path, timeout=OUTBOX_BUSY_SECONDS)) as database, database:
             yield database
 
 
@@ -190,9 +188,9 @@ def existing_outboxes(given: str | None, project_path: Path, target_uri: str) ->
     return [Outbox(path, target_uri) for path in paths if path.exists()]
 
 
-def tell_what_waits(outbox: Outbox, run_id: str, status: str, points: int, is_error: bool) -> None:
-    """Log that points wait at a run's end; or raise a TrackingError, where that is one."""
-    where = f"{points} points of it wait in {outbox.path}"
+def tell_what_waits(outbox: Outbox, run_id: str, status: str, what: str, is_error: bool) -> None:
+    """Log what waits at a run's end; or raise a TrackingError, where that is one."""
+    where = f"{what} in {outbox.path}"
     if is_error:
         raise TrackingError(
             f"The MLflow run {run_id} is {status}, but {where}; 'require_delivery' in mlflow.yml"

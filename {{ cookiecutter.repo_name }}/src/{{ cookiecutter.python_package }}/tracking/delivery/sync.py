@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,14 +60,31 @@ def sync(
 def discard(config: MlflowConfig, project_path: Path, run_id: str) -> int:
     """Forget what waits for a run; returns how many requests that were."""
     outboxes = existing_outboxes(config.outbox, project_path, config.tracking_uri)
-    return sum(outbox.discard(run_id) for outbox in outboxes)
+    number = 0
+    for outbox in outboxes:
+        with _usable(outbox):
+            number += outbox.discard(run_id)
+    return number
+
+
+@contextmanager
+def _usable(outbox: Outbox) -> Iterator[None]:
+    """Turn what goes wrong with the outbox itself into one sentence."""
+    try:
+        yield
+    except TrackingError:
+        raise
+    except Exception as error:
+        raise TrackingError(
+            f"{outbox.path} can't be used: {reason(error)}; mend that, or move the file away."
+        ) from None
 
 
 def _sync_outbox(outbox: Outbox, report: Callable[[str], object], running: bool) -> bool:
     target = store_at(outbox.target_uri)
     lock = outbox.path.with_name(f"{OUTBOX_FILE}-sync")
     lines: list[tuple[bool, str]] = []
-    with locked(lock, busy=BUSY), as_tracking_error(spool_store(outbox.path).uri, WAITS):
+    with _usable(outbox), locked(lock, busy=BUSY):
         for synced, line in _each(outbox, target, running):
             report(line)
             lines.append((synced, line))
@@ -85,19 +102,19 @@ def _each(outbox: Outbox, target: MlflowStore, running: bool) -> Iterator[tuple[
         yield _attempt(f"the run {run_id}", target, obstacle, way_out, write)
     spool = spool_store(outbox.path)
     for run in spooled_runs(outbox.path):
-        obstacle = _obstacle(_target_store(run, spool), target.uri)
-        if run.info.status == "RUNNING" and not running and not is_gone(run.data.tags):
+        tags = _tags(run, spool)
+        obstacle = _obstacle(tags.get(Tag.TARGET_STORE, ""), target.uri)
+        if run.info.status == "RUNNING" and not running and not is_gone(tags):
             obstacle = "it is still running, or was on another machine (then: --running)"
         way_out = f"delete the run {run.info.run_id} in {OUTBOX_FILE} with `mlflow runs delete`"
         write = partial(_write_run, run, spool, target)
         yield _attempt(str(run.info.run_name), target, obstacle, way_out, write)
 
 
-def _target_store(run: Run, spool: MlflowStore) -> str:
-    """The store that a run belongs to; a nested run of a node's own belongs to its parent's."""
-    store = run.data.tags.get(Tag.TARGET_STORE, "")
+def _tags(run: Run, spool: MlflowStore) -> dict[str, str]:
+    """A run's tags, and its parent's: a nested run of a node's own has no store and process."""
     parent = run.data.tags.get(Tag.PARENT_RUN)
-    return store or (_target_store(spool.get_run(parent), spool) if parent else "")
+    return {**(_tags(spool.get_run(parent), spool) if parent else {}), **run.data.tags}
 
 
 def _obstacle(store: str, uri: str) -> str | None:
@@ -139,7 +156,7 @@ def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
         # Another run took it for dead: its process was gone, and its end was in the outbox.
         target.delete_tag(run_id, Tag.ERROR)
     elif run.info.status == "RUNNING" and is_gone(run.data.tags):
-        target.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+        target.end_run(run_id, "KILLED")
     return f"{count} points"
 
 
@@ -148,7 +165,7 @@ def _write_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
     run_id = run.info.run_id
     run = spool.get_run(run_id)  # it may have ended well meanwhile
     if run.info.status == "RUNNING":
-        spool.end_run(run_id, "KILLED", time.time_ns() // 1_000_000)
+        spool.end_run(run_id, "KILLED")
         run = spool.get_run(run_id)
     target_id = _target_run(run, spool, target)
     count = 0

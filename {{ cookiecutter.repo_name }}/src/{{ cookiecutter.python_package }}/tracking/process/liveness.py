@@ -1,4 +1,4 @@
-"""Which process opened a run, and whether it is still there."""
+"""Which processes use a run, and whether they are still there."""
 
 import os
 import platform
@@ -11,6 +11,7 @@ from ..names import Tag
 
 # The process ids of Linux's first namespace are the machine's (include/linux/proc_ns.h).
 _FIRST_NAMESPACE = "pid:[4026531836]"
+_SEVERAL = "several"  # machines
 
 
 def process_tags() -> dict[str, str]:
@@ -19,11 +20,35 @@ def process_tags() -> dict[str, str]:
     return {Tag.MACHINE: machine(), Tag.PROCESS: process}
 
 
+def joint_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """What changes in a run's tags as this process uses it, too; nothing, if it has none of ours.
+
+    Such a run has a list of processes, of which it needs one. Those of several machines can't be
+    known from any of them.
+    """
+    ours = process_tags()
+    if Tag.PROCESS not in tags:
+        return {}
+    if tags.get(Tag.MACHINE) != ours[Tag.MACHINE]:
+        joint = {Tag.MACHINE: _SEVERAL}
+    else:
+        processes = tags[Tag.PROCESS].split(", ")
+        there = [each for each in processes if not is_gone({**tags, Tag.PROCESS: each})]
+        joint = {Tag.PROCESS: ", ".join(dict.fromkeys([*there, ours[Tag.PROCESS]]))}
+    return {} if joint.items() <= tags.items() else joint
+
+
 def is_gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process in these tags has ended; False if that can't be known from here."""
-    pid, _, began = tags.get(Tag.PROCESS, "").partition(" ")
-    if tags.get(Tag.MACHINE) != machine() or not pid.isdigit() or os.name == "nt":
+    """Whether the processes in these tags have ended; False if that can't be known from here."""
+    if tags.get(Tag.MACHINE) != machine() or os.name == "nt":
         return False  # on Windows os.kill() kills
+    return all(map(_has_ended, tags.get(Tag.PROCESS, "").split(", ")))
+
+
+def _has_ended(process: str) -> bool:
+    pid, _, began = process.partition(" ")
+    if not pid.isdigit():
+        return False
     try:
         os.kill(int(pid), 0)
         return bool(began) and _began(int(pid)) != began

@@ -170,11 +170,14 @@ def gc_paused() -> Iterator[None]:
     if not gc.isenabled():  # the user has turned it off
         yield
         return
+    paused, thread = _keeper().gc_paused_by, threading.get_ident()
+    paused.add(thread)
     gc.disable()
     try:
         yield
     finally:
         gc.enable()
+        paused.discard(thread)
 
 
 @contextmanager
@@ -203,9 +206,10 @@ def _keeper() -> Any:
     if keeper is None:
         new: Any = ModuleType(_STATE_MODULE)
         new.states, new.default, new.undo_default = {}, None, ExitStack()
+        new.gc_paused_by = set()  # threads
         keeper = sys.modules.setdefault(_STATE_MODULE, new)
         if keeper is new and hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=partial(_abandon, new.states))
+            os.register_at_fork(after_in_child=partial(_abandon, new))
     return keeper
 
 
@@ -218,10 +222,13 @@ def _all_open_runs() -> list[Any]:
     return [run for state in list(_states().values()) for run in list(state.open_runs)]
 
 
-def _abandon(states: dict[type, ProcessState]) -> None:
-    for state in states.values():
+def _abandon(keeper: Any) -> None:
+    if keeper.gc_paused_by:  # threads of the parent's, which are not here to turn it on again
+        gc.enable()
+        keeper.gc_paused_by.clear()
+    for state in keeper.states.values():
         state.abandon()
-    states.clear()
+    keeper.states.clear()
 
 
 for _kind, _state in list(_states().items()):

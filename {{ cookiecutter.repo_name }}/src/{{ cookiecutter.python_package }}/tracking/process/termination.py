@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -14,6 +15,8 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGQUIT")
 SIGNALS: Mapping[int, str] = MappingProxyType(
     {int(getattr(signal, name)): name for name in _NAMES if hasattr(signal, name)}
 )
+# For how many seconds a signal may take to end the process that it was sent to.
+DEATH_SECONDS = 0.5
 
 
 class TerminationWatch:
@@ -86,7 +89,16 @@ class TerminationWatch:
                     try:
                         close()
                     finally:
-                        os.kill(os.getpid(), number)
+                        _die_of(number)
+
+
+def _die_of(number: int) -> None:
+    """End the process by a signal, or with the status that a shell gives to such an end."""
+    os.kill(os.getpid(), number)
+    # A container's first process goes on: the kernel keeps signals without a handler from it
+    # (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
+    time.sleep(DEATH_SECONDS)
+    os._exit(128 + number)
 
 
 def _restore_default(number: int) -> None:

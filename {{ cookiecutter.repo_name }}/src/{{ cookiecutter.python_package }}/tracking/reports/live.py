@@ -98,6 +98,13 @@ class SavingOnce(logging.Filter):
         self._seen.add(name)
         return True
 
+    def __eq__(self, other: object) -> bool:
+        """Of one Kedro run there is one: logging adds no second, and removes this by another."""
+        return isinstance(other, SavingOnce) and other._catalog_id == self._catalog_id
+
+    def __hash__(self) -> int:
+        return hash(self._catalog_id)
+
     def begin(self) -> None:
         """Filter from now on."""
         logging.getLogger(KEDROS_LOGGER).addFilter(self)

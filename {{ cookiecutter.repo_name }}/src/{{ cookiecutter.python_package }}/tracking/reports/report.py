@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
-from ..names import Tag, best_start
+from ..names import best_start
 from ..points import Points
 from ..process.state import process_state
 from ..redaction import redact
@@ -91,16 +91,14 @@ class RunReport:
         if may_ask and self._config.summary:
             self._previous = self._quietly(self._find_previous)
 
-    def show(self, status: str) -> None:
-        """Print the summary and where the charts are."""
-        self._quietly(self._show, status)
+    def show(self, status: str, has_page: bool) -> None:
+        """Print the summary and, if they are there, where the charts are."""
+        self._quietly(self._show, status, has_page)
 
-    def _show(self, status: str) -> None:
+    def _show(self, status: str, has_page: bool) -> None:
         seconds = time.time() - self._run.info.start_time / 1000
         info, uri = self._run.info, redact(self._delivery.destination.tracking_uri)
-        page = charts(uri, info.experiment_id, info.run_id)
-        if Tag.TARGET_STORE in self._run.data.tags:
-            page = ["It waits in the outbox for `kedro metrics sync`."]
+        page = charts(uri, info.experiment_id, info.run_id) if has_page else []
         console = kedros_console()
         if console is None or not self._config.summary:
             logger.info("The MLflow run %s is %s. %s", info.run_id, status, " ".join(page))

@@ -59,8 +59,8 @@ def _decodes_percent() -> bool:
 
 def sqlite_path(uri: str) -> Path | None:
     """The file of an SQLite store; None for any other store."""
-    path = uri.removeprefix("sqlite:///").partition("?")[0]
-    return Path(decoded(path)) if uri.startswith("sqlite:///") and path != ":memory:" else None
+    path = uri.removeprefix(SQLITE).partition("?")[0]
+    return Path(decoded(path)) if uri.startswith(SQLITE) and path != ":memory:" else None
 
 
 # Where `kedro metrics ui` and `mlflow ui` serve, unless a port is given.

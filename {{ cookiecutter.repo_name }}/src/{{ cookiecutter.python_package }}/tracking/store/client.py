@@ -13,6 +13,7 @@ from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from ..process.state import gc_paused_for_import
+from .database import LEAST_SECONDS
 from .errors import TrackingError, check_answer
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from .database import Retry
 
-LEAST_TIMEOUT = 0.5
 _IMPORTED_IN = os.getpid()
 
 
@@ -46,7 +46,7 @@ def make_client(tracking_uri: str, retry: Retry) -> MlflowClient:
 
     def timeout() -> float:
         limit = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT") or math.inf)
-        return min(max(retry.seconds_left(), LEAST_TIMEOUT), limit)
+        return min(max(retry.seconds_left(), LEAST_SECONDS), limit)
 
     # MLflow (3.17) logs each error of a database with its traceback, the SQL and all values.
     logging.getLogger("mlflow.store.db.utils").addFilter(retry.lets_log)

@@ -118,11 +118,6 @@ def is_transient(error: BaseException) -> bool:
     return status is not None and _is_transient_status(status)
 
 
-def is_login_refused(error: BaseException) -> bool:
-    """Whether the store refuses the user or what the user may do; a password may be changed."""
-    return problem_of(error) in (Problem.LOGIN, Problem.RIGHTS)
-
-
 def is_refused(error: BaseException) -> bool:
     """Whether the store, or what answers in its place, refuses, and no other try mends that."""
     return problem_of(error) not in (None, Problem.TOO_MANY)

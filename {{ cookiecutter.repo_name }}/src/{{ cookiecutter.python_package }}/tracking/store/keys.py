@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 # utf8mb4_uca1400_ai_ci, MySQL 8 with utf8mb4_0900_ai_ci. MLflow's tables leave it at that.
 USUAL_COLLATION = "utf8mb4_general_ci"
 COLLATION_SECONDS = 2.0
-MOST_RUNS = 100  # whose keys are remembered
+RUNS_REMEMBERED = 100  # with their keys
 _COLLATION = (
     "SELECT COLLATION_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
     " AND TABLE_NAME = 'latest_metrics' AND COLUMN_NAME = 'key'"
@@ -45,7 +45,7 @@ def check_keys(
     book = _book_of(store_at(uri))
     known = book.keys.get(run_id)
     if known is None:
-        if len(book.keys) >= MOST_RUNS:
+        if len(book.keys) >= RUNS_REMEMBERED:
             book.keys.pop(next(iter(book.keys)))
         known = {_folded(key, book.collation): key for key in earlier()}
     new = dict(known)

@@ -30,7 +30,6 @@ StrMap = Mapping[str, str]
 # For how many seconds requests are tried, unless another deadline has been set.
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-MOST_RUNS = 50_000  # that MLflow finds in one request
 
 
 class Retry:
@@ -89,6 +88,7 @@ class MlflowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
+        self.is_open = False  # it is there and whole, as far as this process has seen
         self.retry = Retry()
         self.deadline = self.retry.deadline
         self._path = sqlite_path(uri)
@@ -103,6 +103,7 @@ class MlflowStore:
 
         Raises a ``TrackingError`` if it can't be opened or written, or is another MLflow version's.
         """
+        self.is_open = False
         try:
             problem = self.retry(self._open)
         except Exception as error:
@@ -116,6 +117,7 @@ class MlflowStore:
                 f"The MLflow store {redact(self.uri)} can't be opened: {problem};"
                 " mend that, or set another 'tracking_uri' in mlflow.yml."
             )
+        self.is_open = True
 
     def _open(self) -> str | None:
         began = time.monotonic()
@@ -163,20 +165,14 @@ class MlflowStore:
         self, search: str = "", experiment: str = "", newest: int = 0, first: str = ""
     ) -> list[Run]:
         """The runs that a filter finds, in one or all experiments; ``newest``: only so many."""
+        return self.call(lambda c: queries.search_runs(c, search, experiment, newest, first))
 
-        def request(client: MlflowClient) -> list[Run]:
-            every = [] if experiment else client.search_experiments()
-            ids = [experiment] if experiment else [each.experiment_id for each in every]
-            order = [first or f"attributes.start_time {'DESC' if newest else 'ASC'}"]
-            return list(client.search_runs(ids, search, 1, newest or MOST_RUNS, order))
-
-        return self.call(request)
-
-    def end_run(self, run_id: str, status: str, end_time: int) -> None:
-        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch."""
+    def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
+        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""
         from mlflow.entities import RunStatus
 
         number = RunStatus.from_string(status)
+        end_time = end_time or time.time_ns() // 1_000_000
         # MlflowClient.set_terminated() would print the run's URL, password and all.
         self.call(lambda client: _backend(client).update_run_info(run_id, number, end_time, None))
 

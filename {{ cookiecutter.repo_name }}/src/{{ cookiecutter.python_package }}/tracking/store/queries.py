@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+RUNS_PER_REQUEST = 50_000  # the most that MLflow allows
 MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has certain keys
 # By key, its points as (timestamp, step, value): MLflow gives them in the order of these.
 History = dict[str, list[tuple[int, int, float]]]
@@ -73,6 +74,28 @@ def get_run(client: MlflowClient, run_id: str, named_by: str) -> Run:
             f" `mlflow runs restore --run-id {run_id}`, or give none for a new run."
         )
     return run
+
+
+def search_runs(
+    client: MlflowClient, search: str, experiment: str, newest: int, first: str
+) -> list[Run]:
+    """The runs that a filter finds, in one or all experiments, the oldest or so many newest.
+
+    ``first``: an order by which others come first.
+    """
+    ids = [experiment] if experiment else list(_experiments(client))
+    order = [first or f"attributes.start_time {'DESC' if newest else 'ASC'}"]
+    return list(client.search_runs(ids, search, 1, newest or RUNS_PER_REQUEST, order))
+
+
+def _experiments(client: MlflowClient) -> Iterator[str]:
+    """The ids of all experiments, which MLflow (3.17) gives by the thousand."""
+    token, is_last = None, False
+    while not is_last:
+        page = client.search_experiments(page_token=token)
+        yield from (experiment.experiment_id for experiment in page)
+        token = page.token
+        is_last = not token
 
 
 def last_steps(client: MlflowClient, run_id: str) -> dict[str, int]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OWNER_ONLY = 0o600
 # For how many seconds another process may hold the store locked.
-BUSY_SECONDS = 2.0
+STORE_BUSY_SECONDS = 2.0
 
 
 def make_or_check(path: Path) -> str | None:
@@ -62,7 +62,7 @@ def _schema(path: Path) -> Schema:
         return Schema(row[0] if row else None, tables)
 
 
-def _open(path: Path, seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+def _open(path: Path, seconds: float = STORE_BUSY_SECONDS) -> sqlite3.Connection:
     import sqlite3
 
     return sqlite3.connect(path, timeout=seconds, isolation_level=None)
@@ -164,11 +164,11 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     """
     lock = path.with_name(f".{path.name}-lock")
     create_private(lock, like=path)
-    with closing(_open(lock, BUSY_SECONDS if busy else CREATE_SECONDS)) as database:
+    with closing(_open(lock, STORE_BUSY_SECONDS if busy else CREATE_SECONDS)) as database:
         try:
             database.execute("BEGIN EXCLUSIVE")
-        except Exception:
-            if busy:
+        except Exception as error:
+            if busy and "locked" in str(error):
                 raise TrackingError(busy) from None
             raise
         yield
