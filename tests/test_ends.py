@@ -332,7 +332,7 @@ def test_a_signal_ends_the_first_process_of_a_container(
 ) -> None:
     waiting = tmp_path / "waiting"
     options = f"--conf-source={lab.conf}", f"--params=end=wait:{waiting}"
-    command = *as_first_process(), KEDRO, "run", "--pipelines=ends", *options
+    command = [*as_first_process(), str(KEDRO), "run", "--pipelines=ends", *options]
     with Project(lab.path).started(*command) as process:
         process.wait_until(waiting.exists)
         pid = process.running.pid
