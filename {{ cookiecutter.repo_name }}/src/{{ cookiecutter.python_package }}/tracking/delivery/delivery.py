@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, repeat
 
 from ..names import METRICS_PER_REQUEST
@@ -44,29 +45,27 @@ class Delivery:
         self._users = 0  # Kedro runs that use the same external run may overlap
         self._lock = threading.Lock()
 
-    def open(self) -> None:
-        """Gather small saves from now on."""
+    def open(self) -> Delivery:
+        """Gather small saves from now on; returns who does: if this has been closed, another."""
         with self._lock:
-            self._users += 1
-            self._batcher = self._batcher or Batcher(self._write)
+            current = delivery_to(self.destination)
+            if current is self:
+                self._users += 1
+                self._batcher = self._batcher or Batcher(self._write)
+                return self
+        return current.open()
 
     def close(self) -> None:
         """Write what waits; the last of those who called ``open`` ends the gathering."""
-        failure = None
-        try:
+        with suppress(Exception):  # below it is raised again
             self.flush()  # Ctrl-C in here leaves all as it is, for another close
-        except Exception as error:
-            failure = error
         with self._lock:
             self._users -= 1
             batcher = None if self._users else self._batcher
             if batcher:
                 self._batcher = None
                 process_state().deliveries.pop(self.destination, None)
-        if batcher:
-            batcher.close()
-        if failure:
-            raise failure
+        (batcher.close if batcher else self.flush)()
 
     def send(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Write metrics, by key, at these steps: at once, or with others if they are few."""
@@ -173,27 +172,26 @@ class Batcher:
         self._send = send
         self._waiting: list[Point] = []
         self._put = self._sent = 0  # points, since the beginning
-        self._flushing = False
-        self._closed = False
-        self._error: Exception | None = None
+        self._flushing = self._closed = False
+        self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
     def put(self, points: list[Point]) -> bool:
-        """Take points, to be written soon; False if it has been closed, by a signal, and took none.
-
-        Waits while too many are waiting.
-        """
+        """Take points, when there is room; False if it took none: a signal may have closed it."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < LIMIT or self._error)
-            self._raise()
+            self._wait(lambda: len(self._waiting) < LIMIT)
             if self._closed:
                 return False
-            self._waiting.extend(points)
-            self._put += len(points)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="mlflow-batch", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # a limit of threads is reached
+                    self._thread = None
+                    return False
+            self._waiting.extend(points)
+            self._put += len(points)
             self._changed.notify_all()
             return True
 
@@ -202,9 +200,8 @@ class Batcher:
         with self._changed:
             put, self._flushing = self._put, True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._sent >= put or self._error)
+            self._wait(lambda: self._sent >= put)
             self._flushing = False
-            self._raise()
 
     def close(self) -> None:
         """Write what is left and end the thread."""
@@ -217,22 +214,20 @@ class Batcher:
             if self._thread:
                 self._thread.join()  # it writes what came after the flush
 
-    def _raise(self) -> None:
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        self._changed.wait_for(lambda: condition() or self._error)
         if self._error:
-            raise self._error
+            raise self._error from None  # what is handled may have it as its cause: Drain.refusal
 
     def _work(self) -> None:
-        while batch := self._next():
+        while not self._error and (batch := self._next()):
             try:
                 self._send(batch)
-            except Exception as error:
-                with self._changed:
-                    self._error = error
+            except BaseException as error:
+                self._error = error
             with self._changed:
                 self._sent += len(batch)
                 self._changed.notify_all()
-                if self._error:
-                    return
 
     def _next(self) -> list[Point]:
         """The next request's points, when there are enough or they have waited long enough."""
