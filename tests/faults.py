@@ -23,7 +23,7 @@ FAULTS = ("500", "429", "timeout", "cut", "refused")
 def outage_after(seconds: float) -> Iterator[None]:
     """Requests are tried for so many seconds instead of 20."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("store.mlflow_store", "delivery.route", "run"):
+        for module in ("store.mlflow_store", "delivery.route", "delivery.nested"):
             patch.setattr(f"lab.tracking.{module}.RETRY_SECONDS", seconds)
         yield
 

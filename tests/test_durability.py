@@ -18,6 +18,7 @@ import pytest
 from faults import Server, outage_after
 from helpers import KEDRO, Lab, Points, Process, Project, free_port, points_in, runs_in
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd, choose_outbox
+from lab.tracking.names import Tag
 from lab.tracking.points import Point
 from test_config import unwritable
 
@@ -56,7 +57,8 @@ def served(
 
 def missing(project: Project, diary: Diary, before: float) -> list[int]:
     """The steps that were saved before a time and that the newest run does not have, each once."""
-    found: Points = points_in(project.store, runs_in(project.store)[-1])
+    runs = [run for run in runs_in(project.store) if Tag.PARENT_RUN not in run.data.tags]
+    found: Points = points_in(project.store, runs[-1])
     for key in ("timed_metrics.loss", "timed_metrics.accuracy"):
         steps = [step for step, _ in found.get(key, [])]
         assert len(steps) == len(set(steps)), "a point is there twice"
@@ -137,6 +139,45 @@ def test_a_process_that_is_told_to_end_waits_for_no_store(
 
     assert missing(project, diary, told) == []
     assert [run.info.status for run in project.runs()] == ["KILLED"]
+
+
+WORKERS = ["--pipelines=timed", "--runner=ParallelRunner"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "state", "number"),
+    [
+        (["--pipelines=timed_within"], "hung", signal.SIGTERM),
+        (WORKERS, "hung", signal.SIGTERM),
+        (WORKERS, "killed", signal.SIGINT),
+    ],
+    ids=["nested, sigterm", "workers, sigterm", "workers, ctrl-c"],
+)
+def test_nor_does_it_wait_for_the_store_of_nested_runs(
+    served: tuple[Project, Server],
+    tmp_path: Path,
+    options: list[str],
+    state: str,
+    number: signal.Signals,
+) -> None:
+    project, server = served
+    project.add_pipeline("timed_within")
+    diary = Diary(tmp_path / "diary")
+    with project.started(KEDRO, "run", f"--params=diary={diary.path}", *options) as process:
+        process.wait_until(lambda: diary.has(100))
+        with silent(server, state):
+            process.wait_until(lambda: diary.has(300))
+            told = time.time()
+            if number is signal.SIGINT:  # as a terminal sends it
+                process.signal_group(number)
+            else:
+                process.signal(number)
+            process.wait(10)
+    sync(project)
+
+    assert missing(project, diary, told - WINDOW_SECONDS) == []
+    assert {run.info.status for run in project.runs()} == {"KILLED"}, process.output
 
 
 @pytest.mark.slow

@@ -8,12 +8,13 @@ import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
-from .delivery.nested import end_created, end_nested
+from .delivery.nested import attempt_all, end_created, end_nested
 from .delivery.opening import NewRun, Resolved, open_destination, resolve
 from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox, tell_what_waits
 from .delivery.route import Destination
@@ -28,7 +29,6 @@ from .redaction import redact
 from .reports.report import RunReport
 from .store.errors import error_text, reason
 from .store.keys import distinct
-from .store.mlflow_store import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -106,8 +106,7 @@ class TrackedRun:
         if destination and run:
             from mlflow import ActiveRun
 
-            delivery = delivery_to(destination)
-            delivery.open()
+            delivery = delivery_to(destination).open()
             self.owned_run_id = None if destination.is_external else destination.run_id
             self.run, self.destination, self._delivery = run, destination, delivery
             state = process_state()
@@ -149,10 +148,8 @@ class TrackedRun:
     def destination_of(self, run_id: str) -> Destination:
         """Where the points of a run go that the catalog names."""
         if run_id not in self._catalog_runs:
-            uri = self._config.tracking_uri
-            destination = Destination(uri, run_id, self._outbox, is_external=True)
-            self._catalog_runs[run_id] = delivery_to(destination)
-            self._catalog_runs[run_id].open()
+            named = Destination(self._config.tracking_uri, run_id, self._outbox, is_external=True)
+            self._catalog_runs[run_id] = delivery_to(named).open()
         return self._catalog_runs[run_id].destination
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
@@ -168,8 +165,7 @@ class TrackedRun:
         for start in range(0, len(new), PARAMS_PER_REQUEST):
             try:
                 part = dict(new[start : start + PARAMS_PER_REQUEST])
-                # The store may take its time to refuse them.
-                self._delivery.route.write(Request(params=part), RETRY_SECONDS)
+                self._delivery.route.write(Request(params=part))
             except MlflowException as error:
                 logger.warning("MLflow did not take parameters: %s", redact(str(error)))
 
@@ -194,8 +190,7 @@ class TrackedRun:
         if self.report:
             self.report.finish(hasty=status == "KILLED")
         try:
-            for delivery in self._deliveries():
-                delivery.close()
+            attempt_all(delivery.close for delivery in self._deliveries())
         except Exception as failure:
             if status == "FINISHED":
                 self._end("FAILED", failure)
@@ -212,21 +207,21 @@ class TrackedRun:
         is_mended = status == "FINISHED" and Tag.ERROR in before
         written = status if self.owned_run_id else ""
         end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
+        own = end if written or text or is_mended else None
         hasty = status == "KILLED"  # a process that was told to end waits for no store
+        ends = [partial(each.route.end, None, hasty) for each in self._catalog_runs.values()]
+        if self._delivery:
+            ends.insert(0, partial(self._delivery.route.end, own, hasty))
+        if self._active and self.destination:
+            left, info = self._active.end(), self._active.run.info
+            ends.append(partial(end_nested, left, info, self.destination, status, end.time))
         try:
-            if self._delivery:
-                if self._active:
-                    left, info = self._active.end(), self._active.run.info
-                    end_nested(left, info, self._delivery.destination, status, end.time)
-                self._delivery.route.end(end if written or text or is_mended else None, hasty)
-            for delivery in self._catalog_runs.values():
-                delivery.route.end(None, hasty)
+            attempt_all(ends)
             waiting = {each: each.route.count_waiting() for each in self._deliveries()}
         except Exception:
             self._deregister()
             raise
-        else:  # no `finally`: after Ctrl-C it stays among the open runs, for the exit handler
-            self._deregister()
+        self._deregister()  # no `finally`: after Ctrl-C it stays open, for the exit handler
         self._report(status, waiting)
 
     def _report(self, status: str, waiting: Mapping[Delivery, int | None]) -> None:

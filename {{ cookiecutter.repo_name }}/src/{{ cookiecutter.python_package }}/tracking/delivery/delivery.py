@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, repeat
 
 from ..names import METRICS_PER_REQUEST
@@ -48,32 +49,33 @@ class Delivery:
         self._users = 0  # Kedro runs that use the same external run may overlap
         self._lock = threading.Lock()
 
-    def open(self) -> None:
-        """Gather small saves from now on."""
+    def open(self) -> Delivery:
+        """Gather small saves from now on; returns who does: if this has been closed, another."""
         with self._lock:
-            self._users += 1
-            self._batcher = self._batcher or Batcher(self._write)
+            current = delivery_to(self.destination)
+            if current is self:
+                self._users += 1
+                self._batcher = self._batcher or Batcher(self._write)
+                return self
+        return current.open()
 
     def close(self) -> None:
         """Write what waits; the last of those who called ``open`` ends the gathering."""
-        failure = None
-        try:
+        with suppress(Exception):  # below it is raised again
             self.flush()  # Ctrl-C in here leaves all as it is, for another close
-        except Exception as error:
-            failure = error
         with self._lock:
             self._users -= 1
             batcher = None if self._users else self._batcher
-        if batcher:
-            try:
-                batcher.close()  # a node that goes on, after a signal, now writes by itself
-            finally:
-                with self._lock:
-                    self._batcher = Batcher(self._write) if self._users else None
-                    if not self._users:  # its steps are counted until all is written
-                        process_state().deliveries.pop(self.destination, None)
-        if failure:
-            raise failure
+        if batcher is None:
+            self.flush()
+            return
+        try:
+            batcher.close()  # a node that goes on, after a signal, now writes by itself
+        finally:
+            with self._lock:  # points are numbered until all is written
+                self._batcher = Batcher(self._write) if self._users else None
+                if not self._users:
+                    process_state().deliveries.pop(self.destination, None)
 
     def send(self, metrics: Metrics, steps: Steps) -> None:
         """Write metrics, by key, at these steps: at once, or with others if they are few."""
@@ -90,10 +92,7 @@ class Delivery:
             batch = list(islice(points, METRICS_PER_REQUEST))
 
     def look_up_steps(self, writer: str, again: bool) -> None:
-        """Let points without a step count on from what the run has, whoever wrote that.
-
-        Once for a dataset, unless ``again``: then this process counts by itself.
-        """
+        """Let points without a step count on from what the run has; once a dataset, or again."""
         if writer in self.steps.looked_up and not again:
             return
         run = self.destination
@@ -165,8 +164,7 @@ def _points(metrics: Metrics, steps: Steps) -> Iterator[Point]:
             part = slice(start, start + METRICS_PER_REQUEST)
             values = points.values[part]
             stamps = points.timestamps[part] if points.timestamps else repeat(None, len(values))
-            # An array gives Python's floats for one request at a time.
-            values = values.tolist() if hasattr(values, "tolist") else values
+            values = values.tolist() if hasattr(values, "tolist") else values  # of an array
             for value, step, stamp in zip(values, steps[key][part], stamps, strict=True):
                 yield Point(key, value, step, now if stamp is None else stamp, model)
 
@@ -181,24 +179,26 @@ class Batcher:
         self._send = send
         self._waiting: list[Point] = []
         self._put = self._sent = 0  # points, since the beginning
-        self._flushing = False
-        self._closed = False
-        self._error: Exception | None = None
+        self._flushing = self._closed = False
+        self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
     def put(self, points: list[Point]) -> bool:
-        """Take points, to be written soon; waits while too many do. False if it has been closed."""
+        """Take points, when there is room; False if it took none: a signal may have closed it."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._waiting) < LIMIT or self._error)
-            self._raise()
+            self._wait(lambda: len(self._waiting) < LIMIT)
             if self._closed:
                 return False
-            self._waiting.extend(points)
-            self._put += len(points)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="mlflow-batch", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # a limit of threads is reached
+                    self._thread = None
+                    return False
+            self._waiting.extend(points)
+            self._put += len(points)
             self._changed.notify_all()
             return True
 
@@ -207,9 +207,8 @@ class Batcher:
         with self._changed:
             put, self._flushing = self._put, True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._sent >= put or self._error)
+            self._wait(lambda: self._sent >= put)
             self._flushing = False
-            self._raise()
 
     def close(self) -> None:
         """Write what is left and end the thread."""
@@ -222,22 +221,20 @@ class Batcher:
             if self._thread:
                 self._thread.join()  # it writes what came after the flush
 
-    def _raise(self) -> None:
+    def _wait(self, condition: Callable[[], bool]) -> None:
+        self._changed.wait_for(lambda: condition() or self._error)
         if self._error:
-            raise self._error
+            raise self._error from None  # what is handled may have it as its cause: Drain.refusal
 
     def _work(self) -> None:
-        while batch := self._next():
+        while not self._error and (batch := self._next()):
             try:
                 self._send(batch)
-            except Exception as error:
-                with self._changed:
-                    self._error = error
+            except BaseException as error:
+                self._error = error
             with self._changed:
                 self._sent += len(batch)
                 self._changed.notify_all()
-                if self._error:
-                    return
 
     def _next(self) -> list[Point]:
         """The next request's points, when there are enough or they have waited long enough."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 
 from ..names import METRICS_PER_REQUEST
 from ..points import Point
-from ..store.errors import StoreUnavailableError
-from .breaker import CircuitBreaker
+from ..redaction import redact
+from ..store.errors import StoreUnavailableError, TrackingError, reason
+from .breaker import FIRST_PAUSE, CircuitBreaker
 from .outbox import Outbox, Request
 
 
@@ -40,7 +42,7 @@ class Drain:
         self._thread: threading.Thread | None = None
         self._sent = 0  # requests
 
-    def start(self, after: Future[None] | None) -> None:
+    def start(self, after: Future[None]) -> None:
         """Begin, when the request that is under way has been answered."""
         if not self.is_active:
             self.is_active = True
@@ -49,9 +51,8 @@ class Drain:
             )
             try:
                 self._thread.start()
-            except RuntimeError:  # Python 3.12 and later start none when the process is exiting
-                self._last_try.set()
-                self._run(after)
+            except RuntimeError:  # see Route._begin; what waits is on disk
+                self.is_active = False
 
     def finish(self, seconds: float) -> None:
         """Try for the last time, now; return when nothing waits, or the store does not answer.
@@ -65,25 +66,43 @@ class Drain:
             thread.join(seconds)
         self._last_try.clear()
 
-    def _run(self, after: Future[None] | None) -> None:
-        if after:
-            wait([after])
+    def refusal(self) -> TrackingError:
+        """The error, in words; a new object each time.
+
+        One that is raised again while an error is handled whose cause it is would be a circle, in
+        which rich (15.0), Kedro's printer of tracebacks, never ends.
+        """
+        assert self.error
+        return TrackingError(
+            f"What waits in {self._outbox.path} for the MLflow run {self._run_id} can't be written"
+            f" to {redact(self._outbox.target_uri)}: {reason(self.error)}. Mend that and run `kedro"
+            f" metrics sync`, or forget it with `kedro metrics sync --discard {self._run_id}`."
+        )
+
+    def _run(self, after: Future[None]) -> None:
+        wait([after])
+        pause = 0.0
         try:
             while True:
-                self._last_try.wait(self._breaker.seconds_left())
+                self._last_try.wait(max(pause, self._breaker.seconds_left()))
                 is_last = self._last_try.is_set()
                 if is_last:
                     self._breaker.allow()
                 try:
                     if not self._send_oldest():
                         return
-                except StoreUnavailableError:
+                    pause = 0.0
+                except (StoreUnavailableError, sqlite3.Error, OSError):
+                    # The latter are the outbox's: another process holds its file locked, say.
                     if is_last:
                         return
+                    pause = FIRST_PAUSE
         except Exception as error:
             self.error = error
         finally:
-            self.is_active = False
+            with self._lock:
+                if self._thread is threading.current_thread():  # no other one has been started
+                    self.is_active = False
 
     def _send_oldest(self) -> bool:
         with self._lock:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from concurrent.futures import TimeoutError as NotYetError
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
-from ..names import Tag
+from ..names import MAX_TAG_LENGTH, Tag
 from ..redaction import redact
 from ..store.errors import StoreUnavailableError, TrackingError, is_outage, reason
 from ..store.mlflow_store import RETRY_SECONDS, MlflowStore, store_at
@@ -57,68 +58,86 @@ class Route:
         self._outbox = destination.outbox
         self._lock = threading.Lock()
         self._is_unreadable = False  # the outbox; warned of once
-        self._pending: Future[None] | None = None  # the request that the store has not confirmed
+        self._pending: Future[None] = Future()  # the request that the store has not confirmed
+        self._pending.set_result(None)
         self._drain: Drain | None = None
         if self._outbox:
             run_id = destination.run_id
             self._drain = Drain(self._outbox, run_id, self._send, self.breaker, self._lock)
 
-    def write(self, request: Request, confirm_seconds: float = CONFIRM_SECONDS) -> None:
+    def write(self, request: Request) -> None:
         """Return when the request is in the store or, on disk, in the outbox."""
         if self._drain is None:
             self._send(request)
             return
-        pending = None
-        with self._lock:
-            self.raise_error()
-            if _is_done(self._pending) and not self._drain.is_active:
-                pending = self._pending = _in_background(self._send, request)
-                if _is_confirmed(pending, confirm_seconds):
-                    return
-            try:
-                self._keep(request)
-            except TrackingError:  # the store, which may be slow, is all there is
-                if pending and _is_confirmed(pending, RETRY_SECONDS):
-                    return
-                raise
-            self._drain.start(self._pending)
+        if self._drain.error:
+            raise self._drain.refusal()
+        self._write(request, self._drain)
 
     def end(self, end: RunEnd | None, hasty: bool) -> None:
-        """Write what waits and then the run's end, if there is one to write.
+        """Write the run's end, if there is one to write, and try to send all that waits.
 
-        The store has some seconds for each request; ``hasty``: what waits goes on waiting.
+        The end is in the store or on disk before anything is waited for. The store has some
+        seconds for each request; ``hasty``: what waits goes on waiting. Raises the store's refusal
+        of what waited: such a run is not FINISHED.
         """
-        seconds = 0.0 if hasty else RETRY_SECONDS
-        is_drained = self.drained(seconds)
-        if end is None:
+        if (drain := self._drain) is None:
+            if end:
+                with self._store.deadline(END_SECONDS if hasty else RETRY_SECONDS):
+                    self._send(Request(end=end))
+            return
+        with self._lock:
+            if drain.error is None and self._is_waiting():  # of a worker process, say
+                drain.start(self._pending)
+            was_idle = self._pending.done() and not drain.is_active
+        if end:
+            self._write(Request(end=end), drain)
+        is_known = self.breaker.error is not None  # that the store does not answer
+        seconds = RETRY_SECONDS if not hasty else END_SECONDS if was_idle and not is_known else 0.0
+        wait([self._pending], seconds)
+        drain.finish(0.0 if hasty and not self._pending.done() else seconds)
+        if drain.error:
+            refusal = drain.refusal()
+            if end and end.status == "FINISHED":
+                failed = replace(end, status="FAILED", error=str(refusal)[:MAX_TAG_LENGTH])
+                self._write(Request(end=failed), drain)
+            raise refusal
+
+    def _write(self, request: Request, drain: Drain) -> None:
+        pending = None
+        with self._lock:
+            if self._pending.done() and not drain.is_active:
+                pending = self._pending = self._begin(request)
+                if _is_confirmed(pending, CONFIRM_SECONDS):
+                    return
+        # The store may take its time to refuse parameters; who ends the run does not wait for that.
+        if pending and _is_confirmed(pending, RETRY_SECONDS if request.params else 0.0):
             return
         try:
-            if is_drained:
-                with self._store.deadline(max(seconds, END_SECONDS)):
-                    self._send(Request(end=end))
-                return
-        except StoreUnavailableError:
-            if self._outbox is None:
+            with self._lock:
+                self._keep(request)
+                drain.start(self._pending)
+        except TrackingError:  # the store, which may be slow, is all there is
+            if not _is_confirmed(pending or self._begin(request), RETRY_SECONDS):
                 raise
-        self._keep(Request(end=end))
 
-    def drained(self, seconds: float) -> bool:
-        """Send what waits, each request within so many seconds; returns whether nothing waits."""
-        if self._drain is None:
-            return True
-        with self._lock:
-            if self._is_waiting():  # for a worker process that has ended, say
-                self._drain.start(self._pending)
-        if self._pending:
-            wait([self._pending], seconds)
-        self._drain.finish(seconds)
-        self.raise_error()
-        return _is_done(self._pending) and not self._drain.is_active and not self._is_waiting()
+    def _begin(self, request: Request) -> Future[None]:
+        """Send a request on a thread of its own, which does not keep the process from ending."""
+        outcome: Future[None] = Future()
 
-    def raise_error(self) -> None:
-        """Raise the store's refusal of a request that waited."""
-        if self._drain and self._drain.error:
-            raise self._drain.error
+        def call() -> None:
+            try:
+                self._send(request)
+                outcome.set_result(None)
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        try:
+            threading.Thread(target=call, name="mlflow-request", daemon=True).start()
+        except RuntimeError:  # a limit of threads is reached, or, in Python 3.12, the process exits
+            with self._store.deadline(PROBE_SECONDS):
+                call()
+        return outcome
 
     def count_waiting(self) -> int | None:
         """How many points of the run wait in the outbox; None if nothing does."""
@@ -127,29 +146,32 @@ class Route:
 
     def last_steps(self) -> dict[str, int]:
         """The highest step of every key that the run has; in an outage, of those in the outbox."""
+        waiting = [*self._waiting()]  # first: the drain takes away what the store has
         try:
-            found = self._ask(MlflowStore.last_steps)
+            found = self.ask(MlflowStore.last_steps)
         except StoreUnavailableError:
             if self._outbox is None:
                 raise
             found = {}
-        for request in self._waiting():
+        for request in waiting:
             for point in request.points:
                 found[point.key] = max(point.step, found.get(point.key, point.step))
         return found
 
     def histories(self, start: str) -> History:
         """All points of all keys that begin so, also of those that wait in the outbox."""
-        found = self._ask(lambda store, run_id: store.histories(run_id, start))
-        for request in self._waiting():
-            for key, value, step, timestamp, _ in request.points:
+        waiting = [*self._waiting()]  # first: the drain takes away what the store has
+        found = self.ask(lambda store, run_id: store.histories(run_id, start))
+        more: dict[str, set[tuple[int, int, float]]] = defaultdict(set)
+        for key, value, step, timestamp, _ in (p for request in waiting for p in request.points):
+            if key.startswith(start):
                 # One and the same NaN is equal to itself within a tuple.
-                point = timestamp, step, math.nan if math.isnan(value) else value
-                if key.startswith(start) and point not in found.get(key, ()):
-                    found.setdefault(key, []).append(point)
+                more[key].add((timestamp, step, math.nan if math.isnan(value) else value))
+        for key, points in more.items():
+            found[key] = [*found.get(key, ()), *points.difference(found.get(key, ()))]
         return {key: sorted(found[key]) for key in sorted(found)}
 
-    def _ask(self, request: Callable[[MlflowStore, str], T]) -> T:
+    def ask(self, request: Callable[[MlflowStore, str], T]) -> T:
         """The store's answer, unless the circuit breaker is open."""
         breaker, uri = self.breaker, self._store.uri
         if breaker.error:
@@ -174,7 +196,7 @@ class Route:
         return answer
 
     def _send(self, request: Request) -> None:
-        self._ask(partial(send, request))
+        self.ask(partial(send, request))
 
     def _keep(self, request: Request) -> None:
         assert self._outbox
@@ -214,27 +236,6 @@ def send(request: Request, store: MlflowStore, run_id: str) -> None:
         store.delete_tag(run_id, Tag.ERROR)
     if request.end and request.end.status:
         store.end_run(run_id, request.end.status, request.end.time)
-
-
-def _in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
-    """Call a function on a thread of its own, which does not keep the process from ending."""
-    outcome: Future[T] = Future()
-
-    def call() -> None:
-        try:
-            outcome.set_result(function(*arguments))
-        except Exception as error:
-            outcome.set_exception(error)
-
-    try:
-        threading.Thread(target=call, name="mlflow-request", daemon=True).start()
-    except RuntimeError:  # Python 3.12 and later start no thread when the process is exiting
-        call()
-    return outcome
-
-
-def _is_done(job: Future[None] | None) -> bool:
-    return job is None or job.done()
 
 
 def _is_confirmed(pending: Future[None], seconds: float) -> bool:

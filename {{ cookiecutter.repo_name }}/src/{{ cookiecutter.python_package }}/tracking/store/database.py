@@ -68,7 +68,7 @@ def within(seconds: float, request: Callable[[], T]) -> T:
 
     try:
         threading.Thread(target=run, name="mlflow-request", daemon=True).start()
-    except RuntimeError:  # Python 3.12 starts none while the process exits
+    except RuntimeError:  # a limit of threads is reached, or, in Python 3.12, the process exits
         run()
     wait([outcome], max(seconds, LEAST_SECONDS))
     if not outcome.done():
