@@ -55,11 +55,13 @@ def served(
         yield project, server
 
 
-def missing(project: Project, diary: Diary, before: float) -> list[int]:
+def missing(
+    project: Project, diary: Diary, before: float, name: str = "timed_metrics"
+) -> list[int]:
     """The steps that were saved before a time and that the newest run does not have, each once."""
     runs = [run for run in runs_in(project.store) if Tag.PARENT_RUN not in run.data.tags]
     found: Points = points_in(project.store, runs[-1])
-    for key in ("timed_metrics.loss", "timed_metrics.accuracy"):
+    for key in (f"{name}.loss", f"{name}.accuracy"):
         steps = [step for step, _ in found.get(key, [])]
         assert len(steps) == len(set(steps)), "a point is there twice"
         if lost := sorted(set(diary.saved(before)) - set(steps)):
@@ -141,30 +143,29 @@ def test_a_process_that_is_told_to_end_waits_for_no_store(
     assert [run.info.status for run in project.runs()] == ["KILLED"]
 
 
-WORKERS = ["--pipelines=timed", "--runner=ParallelRunner"]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "state", "number"),
+    ("pipeline", "runner", "state", "number"),
     [
-        (["--pipelines=timed_within"], "hung", signal.SIGTERM),
-        (WORKERS, "hung", signal.SIGTERM),
-        (WORKERS, "killed", signal.SIGINT),
+        ("timed_within", "SequentialRunner", "hung", signal.SIGTERM),
+        ("timed", "ParallelRunner", "hung", signal.SIGTERM),
+        ("timed", "ParallelRunner", "killed", signal.SIGINT),
     ],
     ids=["nested, sigterm", "workers, sigterm", "workers, ctrl-c"],
 )
-def test_nor_does_it_wait_for_the_store_of_nested_runs(
+def test_nor_does_it_wait_for_the_store_of_nested_runs(  # noqa: PLR0917
     served: tuple[Project, Server],
     tmp_path: Path,
-    options: list[str],
+    pipeline: str,
+    runner: str,
     state: str,
     number: signal.Signals,
 ) -> None:
     project, server = served
     project.add_pipeline("timed_within")
     diary = Diary(tmp_path / "diary")
-    with project.started(KEDRO, "run", f"--params=diary={diary.path}", *options) as process:
+    options = f"--pipelines={pipeline}", f"--runner={runner}", f"--params=diary={diary.path}"
+    with project.started(KEDRO, "run", *options) as process:
         process.wait_until(lambda: diary.has(100))
         with silent(server, state):
             process.wait_until(lambda: diary.has(300))
@@ -176,7 +177,7 @@ def test_nor_does_it_wait_for_the_store_of_nested_runs(
             process.wait(10)
     sync(project)
 
-    assert missing(project, diary, told - WINDOW_SECONDS) == []
+    assert missing(project, diary, told - WINDOW_SECONDS, f"{pipeline}_metrics") == []
     assert {run.info.status for run in project.runs()} == {"KILLED"}, process.output
 
 

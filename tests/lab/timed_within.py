@@ -21,4 +21,4 @@ def stream(diary: str) -> Iterator[dict[str, float]]:
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
-    return Pipeline([Node(stream, "params:diary", "timed_metrics", name="timed_within")])
+    return Pipeline([Node(stream, "params:diary", "timed_within_metrics", name="timed_within")])
