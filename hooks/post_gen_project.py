@@ -49,6 +49,7 @@ my_model_metrics:
   type: PACKAGE.tracking.MlflowMetricsDataset
   metrics:
     accuracy: {greater_is_better: true, threshold: 0.9, max_regression: 0.01}
+    loss: {greater_is_better: false}
 
 training_metrics:
   type: PACKAGE.tracking.MlflowMetricsDataset

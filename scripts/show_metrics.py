@@ -18,7 +18,7 @@ def main(store: Path) -> None:
 
     table = Table("key", "points", "first", "last", title=f"MLflow run {run.info.run_name}")
     table.caption = f"{run.info.run_id}, {run.info.status}"
-    for key in sorted(run.data.metrics):
+    for key in sorted(key for key in run.data.metrics if not key.startswith("best.")):
         points = client.get_metric_history(run.info.run_id, key)
         points.sort(key=lambda point: point.step)
         table.add_row(key, str(len(points)), f"{points[0].value:.3f}", f"{points[-1].value:.3f}")

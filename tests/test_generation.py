@@ -38,6 +38,7 @@ FILES = {
     "conf/base/mlflow.yml",
     "conf/base/parameters.yml",
     "conf/local/.gitkeep",
+    "notebooks/metrics.ipynb",
     "pyproject.toml",
     "requirements.txt",
     "src/PACKAGE/__init__.py",
@@ -301,15 +302,16 @@ def test_settings_are_kedros_with_the_hook(project: Path) -> None:
 def test_the_catalog_has_metrics_datasets(project: Path) -> None:
     metrics = {"type": "lab.tracking.MlflowMetricsDataset"}
     catalog = load(project, "catalog.yml")
-    of_example = {**catalog.pop("training_metrics", {}), **catalog["my_model_metrics"]}
-    catalog["my_model_metrics"].pop("metrics", None)
+    of_example = [
+        catalog.pop("training_metrics", {}).get("metrics"),
+        catalog["my_model_metrics"].pop("metrics", None),
+    ]
     assert catalog == {
         "my_model_metrics": metrics,
         "my_baseline_metrics": {**metrics, "prefix": "baseline"},
         "{name}_metrics": metrics,
     }
-    is_example = (project / "src/lab/pipelines/training").exists()
-    assert ("metrics" in of_example) == is_example
+    assert all(of_example) == any(of_example) == has_example(project)
 
 
 def test_without_the_example_nothing_speaks_of_it(bake: Callable[..., Path]) -> None:

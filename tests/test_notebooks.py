@@ -1,4 +1,4 @@
-"""In a Jupyter kernel: interrupted runs, reloaded projects, MLflow's own calls in a cell."""
+"""In a Jupyter kernel: interrupted runs, reloaded projects, MLflow's own calls, curves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 from helpers import Project, points_in, runs_in, wait_until
 from jupyter_client.manager import KernelManager
+from nbclient import NotebookClient
 
 BEFORE = {"before_metrics.score": [(0, 0.5)]}
 BOTH = {**BEFORE, "after_metrics.score": [(0, 1.0)]}
@@ -197,3 +199,23 @@ def test_a_project_is_loaded_at_once_though_its_store_does_not_answer(
         silent.settimeout(0)
         with pytest.raises(BlockingIOError):
             silent.accept()  # nothing was asked
+
+
+@pytest.mark.slow
+def test_the_projects_notebook_draws_the_curves_of_the_last_runs(
+    example: Project, tmp_path: Path
+) -> None:
+    for epochs in (2, 3):
+        example.kedro("run", f"--params=training.epochs={epochs}")
+    path = example.path / "notebooks" / "metrics.ipynb"
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": path.parent}})
+    client.execute(env=example.environment(IPYTHONDIR=str(tmp_path / "ipython")))
+
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    assert sum("image/png" in data for data in shown) == 1  # of the loss: accuracy is one point
+    tables = "".join(data.get("text/html", "") for data in shown)
+    assert all(run.info.run_id in tables for run in example.runs())

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import KEDRO, Lab, Project, points_in
+from helpers import KEDRO, STARTER, Lab, Project, points_in
+from jsonschema import Draft202012Validator
 from kedro.framework.startup import ProjectMetadata
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
@@ -619,6 +620,47 @@ def test_output_into_a_file(curves: Lab, tmp_path: Path) -> None:
         assert "curves" in text
     metrics(curves, "show", "--output", str(tmp_path / "out"))
     assert "curves_metrics.loss" in (tmp_path / "out").read_text()
+
+
+def schema(command: str) -> dict[str, Any]:
+    """The schema in docs/metrics.md of what a command prints; nothing more is allowed here."""
+    page = (STARTER / "docs" / "metrics.md").read_text(encoding="utf-8")
+    blocks = map(json.loads, re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    found = next(each for each in blocks if each["title"] == f"kedro metrics {command} --json")
+    Draft202012Validator.check_schema(found)
+    return json.loads(  # type: ignore[no-any-return]
+        json.dumps(found),
+        object_hook=lambda each: (
+            {**each, "additionalProperties": False} if "required" in each else each
+        ),
+    )
+
+
+def test_json_is_as_its_schema_says(curves: Lab) -> None:
+    """Of one run, of several; NaN, infinities; a metric of one run alone; a run that is running."""
+    key = "curves_metrics.loss"
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    printed = []
+
+    def look(command: str, *arguments: str) -> None:
+        found = data(curves, command, *arguments)
+        Draft202012Validator(schema(command)).validate(found)
+        printed.append(json.dumps(found))
+
+    first = train(curves, *LOSSES)
+    client.log_metric(first, "curves_metrics.extra", 1)
+    for value in (None, math.nan, math.inf):
+        last = first if value is None else train(curves, 0.3, value)
+        look("show")
+        look("compare", first, "last")
+        look("history", key, first, "last")
+        look("check")
+    running = client.create_run(curves.runs()[0].info.experiment_id).info.run_id
+    look("show", running)
+    look("compare", last, running)
+
+    assert '"inf"' in "".join(printed)
+    assert '"nan"' in "".join(printed)
 
 
 @pytest.mark.slow

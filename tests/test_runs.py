@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import Lab, Project, points_in
+from helpers import KEDRO, Lab, Project, points_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from mlflow import MlflowClient
 
 CONTRACT_CATALOG = """
 my_model_metrics:
@@ -165,13 +173,72 @@ def test_the_example_draws_curves_and_is_accurate(example: Project) -> None:
         "best.training_metrics.loss": 1,
         "best.training_metrics.accuracy": 1,
         "best.my_model_metrics.accuracy": 1,
+        "best.my_model_metrics.loss": 1,
         "my_model_metrics.accuracy": 1,
-        "my_model_metrics.recall": 10,
+        "my_model_metrics.loss": 20,
         "baseline.accuracy": 1,
     }
-    assert [step for step, _ in points["training_metrics.loss"]] == list(range(20))
-    assert points["my_model_metrics.accuracy"][0][1] > 0.9
+    for key in ("training_metrics.loss", "my_model_metrics.loss"):
+        assert [step for step, _ in points[key]] == list(range(20))
+    ((step, accuracy),) = points["my_model_metrics.accuracy"]
+    assert step == 19
+    assert accuracy > 0.9
     assert points["training_metrics.loss"][-1][1] < points["training_metrics.loss"][0][1]
+
+
+def test_the_example_keeps_its_model_in_the_run(example: Project) -> None:
+    example.kedro("run", "--params=training.epochs=2")
+
+    (run,) = example.runs()
+    client = MlflowClient(f"sqlite:///{example.store}")
+    (model,) = client.search_logged_models([run.info.experiment_id])
+    assert (model.name, model.source_run_id) == ("classifier", run.info.run_id)
+    location = Path(model.artifact_location.removeprefix("file://"))
+    assert (location / "requirements.txt").exists()
+    assert location.is_relative_to(example.path / "mlartifacts")
+
+
+def test_the_example_makes_no_run_where_tracking_is_off(example: Project) -> None:
+    example.write("conf/local/mlflow.yml", "track: never\n")
+
+    example.kedro("run", "--params=training.epochs=2")
+
+    assert example.runs() == []
+    assert not (example.path / "mlartifacts").exists()
+    assert not (example.path / "mlruns").exists()
+
+
+def test_the_example_prints_little_and_no_colours_into_a_pipe(
+    bake: Callable[..., Path], tmp_path: Path
+) -> None:
+    """At most 110 lines of 80 columns at its first run, in which a store is made."""
+    project = Project(bake(project_name="My Project"))
+
+    lines = terminal(project, tmp_path, KEDRO, "run")
+    piped = project.kedro("run")
+
+    assert len(lines) <= 110, "\n".join(lines)
+    assert any("FINISHED" in line for line in lines)
+    assert "\x1b" not in piped.stdout + piped.stderr
+
+
+def terminal(project: Project, folder: Path, *command: str | Path) -> list[str]:
+    """The lines that a command leaves in a terminal of 80 columns."""
+    main, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 80, 0, 0))
+    environment = project.environment(TERM="xterm-256color")
+    del environment["COLUMNS"]
+    with subprocess.Popen(
+        command, cwd=project.path, env=environment, stdin=other, stdout=other, stderr=other
+    ) as process:
+        os.close(other)
+        printed = b""
+        with suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(main, 65536):
+                printed += part
+        os.close(main)
+    assert process.returncode == 0, printed.decode()
+    return printed.decode().split("\n")  # a live line goes back, by a carriage return
 
 
 def test_two_datasets_that_write_one_key_are_warned_of(

@@ -1,10 +1,10 @@
-"""The training pipeline: split, train, evaluate, and a baseline to compare with."""
+"""The training pipeline: split, train, evaluate, keep, and a baseline to compare with."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from .nodes import metrics_node, score_baseline, split_digits, train_model
+from .nodes import keep_model, metrics_node, score_baseline, split_digits, train_model
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -20,12 +20,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(
                 train_model,
                 inputs=["train_images", "train_digits", "params:training"],
-                outputs={"classifier": "classifier", "metrics": "training_metrics"},
+                outputs={"classifiers": "classifiers", "metrics": "training_metrics"},
                 name="train_model",
             ),
             Node(
                 metrics_node,
-                inputs=["classifier", "test_images", "test_digits", "params:training"],
+                inputs=["classifiers", "test_images", "test_digits"],
                 outputs="my_model_metrics",
                 name="metrics_node",
             ),
@@ -34,6 +34,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:
                 inputs=["train_images", "train_digits", "test_images", "test_digits"],
                 outputs="my_baseline_metrics",
                 name="score_baseline",
+            ),
+            Node(
+                keep_model,
+                inputs=["classifiers", "test_images"],
+                outputs=None,
+                name="keep_model",
             ),
         ]
     )

@@ -20,7 +20,8 @@ from ..scanning.uris import LOCAL_PAGE, VIEW, sqlite_path
 from ..store.client import require_mlflow
 from ..store.sqlite import has_tables, upgrade
 
-START_SECONDS = 60.0
+# A busy machine with two cores takes minutes for it.
+START_SECONDS = 600.0
 
 
 def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: bool) -> None:
@@ -32,7 +33,8 @@ def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: 
         return
     port = port or _free_port(int(LOCAL_PAGE.rpartition(":")[2]))
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
+    # Of MLflow's four processes, each of which imports it, one is enough for one user.
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
     # The URI may have a password, and a command line is for all to see.
     environment = {**os.environ, **config.credentials, "MLFLOW_BACKEND_STORE_URI": uri}
     server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=sys.stderr)
