@@ -301,10 +301,8 @@ def test_settings_are_kedros_with_the_hook(project: Path) -> None:
 def test_the_catalog_has_metrics_datasets(project: Path) -> None:
     metrics = {"type": "lab.tracking.MlflowMetricsDataset"}
     catalog = load(project, "catalog.yml")
-    (
-        catalog.pop("training_metrics", {}).get("metrics"),
-        catalog["my_model_metrics"].pop("metrics", None),
-    )
+    of_example = catalog.pop("training_metrics", {})
+    catalog["my_model_metrics"].pop("metrics", None)
     assert catalog == {
         "my_model_metrics": metrics,
         "my_baseline_metrics": {**metrics, "prefix": "baseline"},
