@@ -6,9 +6,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ..process.active_runs import kedro_objects
 
@@ -32,6 +32,8 @@ class LiveLines:
         self._console = console
         self._texts: dict[str, str] = {}
         self._live: Live | None = None
+        self._streams: dict[str, _Watched] = {}  # by their names in sys
+        self._is_mid_line = False  # a node has written half a line: a question, a progress bar
         self._next = 0.0
         self._lock = threading.RLock()
 
@@ -39,28 +41,81 @@ class LiveLines:
         """Show the latest of a dataset, from its second save on."""
         with self._lock:
             is_first = name not in self._texts
-            if not is_first and time.monotonic() < self._next:
+            if not is_first and (self._is_mid_line or time.monotonic() < self._next):
                 return
             self._texts[name] = latest()
             if is_first:
                 return
-            from rich.live import Live
             from rich.text import Text
 
-            if self._live is None:
-                self._live = Live(console=self._console, auto_refresh=False, transient=True)
-                self._live.start()
+            live = self._live or self._start()
             lines = "\n".join(f"{name}  {text}" for name, text in self._texts.items())
-            self._live.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
+            live.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
             self._next = time.monotonic() + REFRESH_SECONDS
 
-    def stop(self) -> None:
-        """Take the lines away; the next update may bring them back."""
+    def make_room(self, text: str) -> None:
+        """Take the lines away before a node writes a text; the next update brings them back."""
         with self._lock:
-            if self._live:
-                self._live.stop()
-            self._live = None
+            self._halt()
+            if text:
+                self._is_mid_line = not text.endswith("\n")
+
+    def stop(self) -> None:
+        """Take the lines away, and watch the node's output no more."""
+        with self._lock:
+            self._halt()
             self._texts.clear()
+            self._is_mid_line = False
+            for name, stream in self._streams.items():
+                if getattr(sys, name) is stream:
+                    setattr(sys, name, stream.rich_proxied_file)
+            self._streams.clear()
+
+    def _start(self) -> Live:
+        from rich.live import Live
+
+        if not self._streams:
+            for name in ("stdout", "stderr"):
+                self._streams[name] = stream = _Watched(getattr(sys, name), self)
+                setattr(sys, name, stream)
+        # rich's own way with a node's output is to end each line: also that of a question.
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+        return self._live
+
+    def _halt(self) -> None:
+        if self._live:
+            self._live.stop()
+        self._live = None
+
+
+class _Watched:
+    """Standard output, or error, that makes room before something is written or asked there."""
+
+    def __init__(self, stream: Any, lines: LiveLines) -> None:
+        self.rich_proxied_file = stream  # by this name rich finds it, to write the lines
+        self._lines = lines
+
+    def write(self, text: str) -> int:
+        self._lines.make_room(text)
+        return cast("int", self.rich_proxied_file.write(text))
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self.write(text)
+
+    def flush(self) -> None:
+        self._lines.make_room("")  # `input` writes its question past this
+        self.rich_proxied_file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rich_proxied_file, name)
 
 
 def live_lines(console: Console | None) -> LiveLines | None:
