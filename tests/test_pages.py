@@ -78,7 +78,7 @@ def check(command: Command, printed: str) -> None:
         assert at < len(lines), f"{command.text}\n{shown!r} is not in\n{printed}"
         assert same(shown, lines[at]), f"{command.text}\n{shown}\n{lines[at]}\nin\n{printed}"
         at, may_skip = at + 1, False
-    assert may_skip or at == len(lines), f"{command.text}\n{lines[at:]} is not on the page"
+    assert may_skip or at == len(lines), f"{command.text}\n{lines[at]!r} is not on the page"
 
 
 class Shell:
