@@ -1,0 +1,157 @@
+"""The pages of docs/ say what is so: their commands are executed, their schemas hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from helpers import STARTER, Process, free_port
+
+FIRST_DAY = STARTER / "docs" / "first-day.md"
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LEFT_OUT = "…"
+VARYING = {
+    r"\b[0-9a-f]{32}\b": "ID",
+    r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8}\b": "ID",
+    r"\b[0-9]{8}\b": "ID",  # one in 43 has no letter
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+": "TIME",
+    r"\d+\.\d s\b": "SECONDS",
+    r"\bat \d+": "at STEP",
+    r"127\.0\.0\.1:\d+": "ADDRESS",
+    "│.*": "CURVE",
+}
+TOLERANCE = 0.03  # scikit-learn's versions learn a little differently
+
+
+@dataclass
+class Command:
+    """A command of a page and what it prints there."""
+
+    text: str
+    printed: list[str]
+
+
+def steps(page: Path) -> Iterator[Command | tuple[Path, str, bool]]:
+    """The commands of a page, and its files: where, what, and whether it is added there."""
+    for kind, block in FENCE.findall(page.read_text(encoding="utf-8")):
+        if kind == "console":
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                text, *printed = part.splitlines()
+                yield Command(text, printed)
+        elif place := re.match(r"# ([\w/.]+)(, at the end)?\n", block):
+            yield Path(place[1]), block[place.end() :], bool(place[2])
+
+
+def same(shown: str, printed: str) -> bool:
+    """Whether two lines are, but for what varies from run to run."""
+    shown, printed = (" ".join(line.split()) for line in (shown, printed))
+    for pattern, name in VARYING.items():
+        shown, printed = re.sub(pattern, name, shown), re.sub(pattern, name, printed)
+    if shown.endswith(LEFT_OUT):
+        shown = shown.removesuffix(LEFT_OUT).rstrip()
+        printed = printed[: len(shown)]
+    number = r"([+-]?\d+\.\d+(?:e-\d+)?)"
+    ours, theirs = re.split(number, shown), re.split(number, printed)
+    return ours[::2] == theirs[::2] and all(
+        abs(float(one) - float(other)) <= TOLERANCE
+        for one, other in zip(ours[1::2], theirs[1::2], strict=True)
+    )
+
+
+def check(command: Command, printed: str) -> None:
+    """Every line that a page shows is printed, in this order; lines between only for a ``…``."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    at, may_skip = 0, False
+    for shown in filter(str.strip, command.printed):
+        if shown == LEFT_OUT:
+            may_skip = True
+            continue
+        while may_skip and at < len(lines) and not same(shown, lines[at]):
+            at += 1
+        assert at < len(lines), f"{command.text}\n{shown!r} is not in\n{printed}"
+        assert same(shown, lines[at]), f"{command.text}\n{shown}\n{lines[at]}\nin\n{printed}"
+        at, may_skip = at + 1, False
+    assert may_skip or at == len(lines), f"{command.text}\n{lines[at]!r} is not on the page"
+
+
+class Shell:
+    """What a reader of a page has: a folder, and an environment once it is activated."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keep = ("COLUMNS", "PYTHONPATH", "VIRTUAL_ENV")
+        self.environment = {k: v for k, v in os.environ.items() if k not in keep}
+        self.environment["PYTHONUNBUFFERED"] = "1"
+
+    def run(self, command: str) -> str:
+        """What a command prints; it must succeed."""
+        command = command.replace("/path/to/this/repository", str(STARTER))
+        word, _, rest = command.partition(" ")
+        if word == "cd":
+            self.folder /= rest
+            return ""
+        if word == "source":
+            bin_ = self.folder / rest.removesuffix("/activate")
+            self.environment["VIRTUAL_ENV"] = str(bin_.parent)
+            self.environment["PATH"] = f"{bin_}{os.pathsep}{self.environment['PATH']}"
+            return ""
+        if command == "kedro metrics ui":
+            return self._serve(f"{command} --no-browser --port={free_port()}")
+        done = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        return done.stdout
+
+    def write(self, path: Path, text: str, add: bool) -> None:
+        path = self.folder / path
+        path.write_text((path.read_text() if add else "") + text)
+
+    def _serve(self, command: str) -> str:
+        """What a server prints until Ctrl-C."""
+        log = self.folder.parent / "server.log"
+        command = f"exec {command} 2>/dev/null"
+        with Process(["bash", "-c", command], log, self.folder, self.environment) as process:
+            process.wait_until(lambda: "Ctrl-C" in process.output, 900)
+            process.signal_group(signal.SIGINT)  # as a terminal does
+            assert process.wait() == 0
+        return process.output
+
+
+def with_tool(tool: str) -> Iterator[Command | tuple[Path, str, bool]]:
+    """The steps of the first day with pip or uv; what the other would do is left out."""
+    other = {"pip": ("uv ",), "uv": ("pip ", "python3 -m venv")}[tool]
+    for step in steps(FIRST_DAY):
+        if not (isinstance(step, Command) and step.text.startswith(other)):
+            yield step
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("tool", ["uv", "pip"])
+def test_the_first_day_is_as_its_page_says(tool: str, tmp_path: Path) -> None:
+    """With pip, up to the first run."""
+    shell = Shell(tmp_path)
+    if tool == "uv" and not shutil.which("uv", path=shell.environment["PATH"]):
+        uv = STARTER / ".venv" / "bin"
+        shell.environment["PATH"] += f"{os.pathsep}{uv}"
+    for step in with_tool(tool):
+        if isinstance(step, Command):
+            check(step, shell.run(step.text))
+            if tool == "pip" and step.text == "kedro run":
+                break
+        else:
+            shell.write(*step)
