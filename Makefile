@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo services test slow explore chaos coverage lint types check test-oldest bench clean env
+.PHONY: help demo services test slow explore chaos coverage lint types check test-oldest bench pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -29,16 +29,20 @@ demo: .venv ## Make a project, run it, show its metrics
 	cd .demo/metrics-demo && ../.venv/bin/kedro run
 	@.demo/.venv/bin/python scripts/show_metrics.py .demo/metrics-demo/mlflow.db
 
-# Its tests skip where it is missing, but for CI. PostgreSQL comes with `make env`.
-services: ## Install MariaDB for the tests, where it is missing (Debian, Ubuntu, macOS)
-	@if command -v mariadbd || test -x /usr/sbin/mariadbd; then \
+# Their tests skip where they are missing, but for CI. PostgreSQL comes with `make env`.
+services: ## Install MariaDB and Chromium for the tests, where missing (Debian, Ubuntu, macOS)
+	@packages=""; \
+	command -v mariadbd || test -x /usr/sbin/mariadbd || packages="mariadb-server"; \
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+		|| packages="$$packages chromium"; \
+	if test -z "$$packages"; then \
 		exit 0; \
 	elif command -v apt-get; then \
 		sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 		$$sudo apt-get -qq update; \
-		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends mariadb-server; \
+		$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $$packages; \
 	else \
-		brew install --quiet mariadb; \
+		brew install --quiet $$(echo $$packages | sed "s/mariadb-server/mariadb/"); \
 	fi > /dev/null
 
 test: env ## Run the fast tests
@@ -89,6 +93,9 @@ bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@$(UV) pip freeze --quiet --python .bench/env-ours > .bench/versions.txt
 	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow kedro-datasets -r .bench/versions.txt
 	.bench/env-ours/bin/python benchmarks/bench.py $(BENCH)
+
+pictures: env ## Make docs/*.png from a real run (needs Chromium: `make services`)
+	PYTHONPATH=tests .venv/bin/python scripts/pictures.py
 
 clean: ## Remove what was made here, and caches
 	rm -rf .venv .demo .oldest .bench .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

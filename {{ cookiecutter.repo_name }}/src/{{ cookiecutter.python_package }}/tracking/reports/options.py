@@ -48,7 +48,10 @@ class InProject:
         runs = Runs(self.config, rules)
         with runs.reading():
             process_state().begin_tracking(self.config.tracking_uri, self.config.credentials)
-            yield runs
+            try:
+                yield runs
+            finally:
+                process_state().end_tracking()
 
 
 def _opened(

@@ -20,8 +20,10 @@ from ..scanning.uris import LOCAL_PAGE, VIEW, sqlite_path
 from ..store.client import require_mlflow
 from ..store.sqlite import has_tables, upgrade
 
-# A busy machine with two cores takes minutes for it.
-START_SECONDS = 600.0
+# MLflow (3.17) starts three more workers, and seven processes for jobs of its own, which take
+# minutes on a busy machine and outlive it for a while. Its charts need none of them.
+JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+SERVER = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
 
 def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: bool) -> None:
@@ -33,11 +35,13 @@ def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: 
         return
     port = port or _free_port(int(LOCAL_PAGE.rpartition(":")[2]))
     url = f"http://127.0.0.1:{port}"
-    # Of MLflow's four processes, each of which imports it, one is enough for one user.
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command = [sys.executable, *SERVER, "--port", str(port)]
     # The URI may have a password, and a command line is for all to see.
-    environment = {**os.environ, **config.credentials, "MLFLOW_BACKEND_STORE_URI": uri}
-    server = subprocess.Popen([*command, "--port", str(port)], env=environment, stdout=sys.stderr)
+    environment = {JOBS: "false", **os.environ, **config.credentials}
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri
+    click.echo("MLflow's server starts, which takes some seconds ...")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is not to outlive this
+    server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
     try:
         _wait_for(server, url)
         _open(f"{url}/{page}", browser)
@@ -52,16 +56,13 @@ def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: 
 
 
 def _wait_for(server: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise click.ClickException("MLflow's server has ended; it says above why.")
+    while server.poll() is None:
         try:
             urllib.request.urlopen(f"{url}/health", timeout=1).close()
             return
         except OSError:
             time.sleep(0.1)
-    raise click.ClickException(f"MLflow's server does not answer at {url}.")
+    raise click.ClickException("MLflow's server has ended; it says above why.")
 
 
 def _free_port(wanted: int) -> int:
