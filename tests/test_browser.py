@@ -222,7 +222,9 @@ def test_kedro_viz_shows_the_curves_of_a_dataset(
     command = (viz, "viz", "run", "--no-browser", "--port=41410")
     with project.started(*command, PYTHONPROFILEIMPORTTIME="1") as server:
         running = re.compile(r"Kedro Viz is running at\s+(http\S+)")
-        url = server.wait_until(lambda: running.search(server.output), 300)[1]
+        found = server.wait_until(lambda: running.search(server.output), 300)
+        assert found
+        url = found[1]
         page.goto(url)
         page.locator(".pipeline-node", has_text="training_metrics").first.wait_for()
         assert not imports_mlflow(server)

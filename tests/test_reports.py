@@ -316,7 +316,7 @@ def test_with_another_separator(curves: Lab) -> None:
 
 def test_a_dataset_without_a_prefix_loads_what_was_saved(lab: Lab) -> None:
     lab.add("base/catalog.yml", ENTRY.replace("  metrics:", '  prefix: ""\n  metrics:'))
-    lab.run("curves", params={"values": LOSSES}, node_names=["train"])
+    lab.run("curves", params={"values": LOSSES}, node_names=["curves_train"])
 
     assert "best.loss" in lab.points()
     assert lab.context().catalog.load("curves_metrics").keys() == {"loss", "accuracy"}

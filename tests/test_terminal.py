@@ -11,7 +11,7 @@ from terminals import Terminal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-LIVE = re.compile(r"^stream_metrics  step \d+  loss \S+  accuracy 0\.5$")
+LIVE = re.compile(r"^screen_metrics  step \d+  loss \S+  accuracy 0\.5$")
 TALKING = re.compile(r"^talk_metrics  step \d+  x \d+$", re.MULTILINE)
 LINK = r"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/[0-9a-f]{32}/\S+=machine_learning"
 KEYS = ("my_model_metrics.accuracy", "training_metrics.accuracy", "training_metrics.loss")
@@ -48,7 +48,7 @@ def test_the_output_of_the_example(example: Project) -> None:
 
 
 def test_a_line_shows_the_latest_below_the_log_while_a_node_streams(screen: Project) -> None:
-    with terminal_of(screen, "--nodes=stream") as terminal:
+    with terminal_of(screen, "--nodes=screen_stream") as terminal:
         terminal.wait_for(is_live)
         rows = terminal.rows()
         assert LIVE.match(rows[-1])  # the log stands above it
@@ -93,7 +93,7 @@ def test_what_a_node_writes_itself_is_not_broken(screen: Project, way: str) -> N
 
 
 def test_ctrl_c_while_the_line_shows_leaves_the_terminal_as_it_was(screen: Project) -> None:
-    with terminal_of(screen, "--nodes=stream") as terminal:
+    with terminal_of(screen, "--nodes=screen_stream") as terminal:
         terminal.wait_for(is_live)
 
         terminal.type("\x03")

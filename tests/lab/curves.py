@@ -20,7 +20,7 @@ def evaluate(values: list[float]) -> dict[str, Any]:
 def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
-            Node(train, inputs="params:values", outputs="curves_metrics", name="train"),
-            Node(evaluate, inputs="params:values", outputs="final_metrics", name="evaluate"),
+            Node(train, inputs="params:values", outputs="curves_metrics", name="curves_train"),
+            Node(evaluate, inputs="params:values", outputs="final_metrics", name="curves_evaluate"),
         ]
     )

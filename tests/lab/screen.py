@@ -39,7 +39,7 @@ def talk(way: str) -> Iterator[dict[str, float]]:
 def create_pipeline(**kwargs: object) -> Pipeline:
     return Pipeline(
         [
-            Node(stream, "params:file", "stream_metrics", name="stream"),
+            Node(stream, "params:file", "screen_metrics", name="screen_stream"),
             Node(talk, "params:way", "talk_metrics", name="talk"),
         ]
     )

@@ -79,8 +79,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                 given = f"{argument!r} is {value!r} ({type(value).__name__})"
                 raise ValueError(f'{given}; it is a string: write "{value}", in quotes')
         self.rules: Sequence[Rule] = ()
-        self.reads_run: str | None = None
-        self._as_frame = False
+        self.reads_run, self._as_frame = cast("str | None", None), False
         if metrics is not None or load_args is not None:
             from .reports import rules
 
