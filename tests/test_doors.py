@@ -210,7 +210,7 @@ def test_ipython(project: Project, tmp_path: Path) -> None:
     notebook = tmp_path / "notebook.ipy"
     notebook.write_text(NOTEBOOK)
     folder = project.path / "notebooks"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
 
     done = project.command(
         PYTHON, "-m", "IPython", notebook, cwd=folder, IPYTHONDIR=str(tmp_path / "ipython")
