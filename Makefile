@@ -27,7 +27,8 @@ demo: .venv ## Make a project, run it, show its metrics
 	cd .demo && .venv/bin/kedro new --starter=.. --name "Metrics Demo"
 	@$(UV) pip install --quiet --python .demo/.venv --editable .demo/metrics-demo
 	cd .demo/metrics-demo && ../.venv/bin/kedro run
-	@.demo/.venv/bin/python scripts/show_metrics.py .demo/metrics-demo/mlflow.db
+	cd .demo/metrics-demo && ../.venv/bin/kedro metrics history training_metrics.loss
+	@echo "MLflow's page of it: cd .demo/metrics-demo && ../.venv/bin/kedro metrics ui"
 
 # Their tests skip where they are missing, but for CI. PostgreSQL comes with `make env`.
 services: ## Install MariaDB and Chromium for the tests, where missing (Debian, Ubuntu, macOS)
