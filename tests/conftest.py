@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the lab project, so that test modules can import ``lab.tracking`` at their top."""
     os.environ["DO_NOT_TRACK"] = "1"  # no usage statistics of Kedro's
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile MLflow anew
+    # A shell without job control starts what is in its background deaf to these, and all below it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGQUIT"):
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "KEDRO_"))]:
         del os.environ[name]
     sys.path.insert(0, str(STARTER / "hooks"))
