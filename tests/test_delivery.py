@@ -68,7 +68,7 @@ def test_an_outbox_that_is_locked_for_long_costs_no_point(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A backup, a viewer: while the store is hung, and after it answers again."""
-    monkeypatch.setattr("lab.tracking.delivery.outbox.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("lab.tracking.delivery.outbox.OUTBOX_BUSY_SECONDS", 0.2)
     lab.configure(tracking_uri=server.url)
     running = tmp_path / "running"
     running.touch()

@@ -155,7 +155,7 @@ def test_two_projects_of_a_notebook_keep_to_their_stores_and_experiments(
     two = Project(bake(project_name="Two", include_example="no"))
     two.add_pipeline("ends")
     folder = one.path / "notebooks"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     notebook = open_notebook(folder)
     waiting = tmp_path / "waiting"
 
