@@ -17,6 +17,7 @@ from typing import Any
 
 import mlflow
 import pytest
+from databases import unavailable
 from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
@@ -323,7 +324,7 @@ def as_first_process() -> list[str]:
         with suppress(FileNotFoundError):
             if subprocess.run([*unshare, "true"], capture_output=True, check=False).returncode == 0:
                 return unshare
-    pytest.skip("needs unshare(1), and the right to make namespaces")
+    unavailable("needs unshare(1), and the right to make namespaces")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=["sigterm", "quit"])
