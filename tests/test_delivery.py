@@ -375,3 +375,27 @@ def test_an_error_of_any_kind_on_a_thread_is_raised(
 
     with pytest.raises(SystemExit):
         delivery.flush()
+
+
+def test_what_the_store_confirms_late_is_not_sent_again(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A first request to a database is slow; a second one would be refused as a double."""
+    sent: list[int] = []
+    original = MlflowStore.log_points
+
+    def log_slowly(self: MlflowStore, run_id: str, points: Any) -> None:
+        sent.append(points[0].step)
+        if len(sent) == 1:
+            wait_until(lambda: outbox_of(destination).waiting(run_id))
+        original(self, run_id, points)
+
+    monkeypatch.setattr(MlflowStore, "log_points", log_slowly)
+    route = Route(destination)
+    route.write(point(1))
+    route.write(point(2))
+    route.end(end("FINISHED"), hasty=False)
+
+    assert sent == [1, 2]
+    assert route.count_waiting() is None
+    assert status_of(destination) == "FINISHED"

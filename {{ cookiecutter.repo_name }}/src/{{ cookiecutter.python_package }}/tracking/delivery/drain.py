@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import suppress
 
 from ..names import METRICS_PER_REQUEST
 from ..points import Point
@@ -42,12 +43,15 @@ class Drain:
         self._thread: threading.Thread | None = None
         self._sent = 0  # requests
 
-    def start(self, after: Future[None]) -> None:
-        """Begin, when the request that is under way has been answered."""
+    def start(self, after: Future[None], kept: int | None = None) -> None:
+        """Begin, when the request that is under way has been answered.
+
+        ``kept`` is its id in the outbox, if it waits there, too.
+        """
         if not self.is_active:
             self.is_active = True
             self._thread = threading.Thread(
-                target=self._run, args=(after,), name="mlflow-drain", daemon=True
+                target=self._run, args=(after, kept), name="mlflow-drain", daemon=True
             )
             try:
                 self._thread.start()
@@ -79,10 +83,13 @@ class Drain:
             f" metrics sync`, or forget it with `kedro metrics sync --discard {self._run_id}`."
         )
 
-    def _run(self, after: Future[None]) -> None:
+    def _run(self, after: Future[None], kept: int | None) -> None:
         wait([after])
         pause = 0.0
         try:
+            if kept and after.exception() is None:  # else it would be sent again
+                with suppress(sqlite3.Error, OSError):
+                    self._outbox.remove([kept])
             while True:
                 self._last_try.wait(max(pause, self._breaker.seconds_left()))
                 is_last = self._last_try.is_set()

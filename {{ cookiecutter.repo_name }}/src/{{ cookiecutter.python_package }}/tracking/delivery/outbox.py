@@ -85,20 +85,20 @@ class Outbox:
     path: Path
     target_uri: str = field(repr=False)
 
-    def add(self, run_id: str, request: Request) -> None:
-        """Keep a request for a run of the target store."""
+    def add(self, run_id: str, request: Request) -> int | None:
+        """Keep a request for a run of the target store; returns its id."""
         if not self.path.exists():
             create_private(self.path)
         row = without_credentials(self.target_uri), run_id, request.to_json()
         insert = f"INSERT INTO {OUTBOX_TABLE} (store, run_id, request) VALUES (?, ?, ?)"
         with self._database() as database:
             try:
-                database.execute(insert, row)
+                return database.execute(insert, row).lastrowid
             except sqlite3.OperationalError as error:
                 if "no such table" not in str(error):
                     raise
                 database.execute(_TABLE)
-                database.execute(insert, row)
+                return database.execute(insert, row).lastrowid
 
     def waiting(self, run_id: str, after: int = 0) -> list[tuple[int, Request]]:
         """The oldest requests for a run, at most ``READ_AT_ONCE`` of them, with their ids."""

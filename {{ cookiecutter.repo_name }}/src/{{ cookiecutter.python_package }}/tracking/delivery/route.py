@@ -115,8 +115,8 @@ class Route:
             return
         try:
             with self._lock:
-                self._keep(request)
-                drain.start(self._pending)
+                kept = self._keep(request)
+                drain.start(self._pending, kept if pending is self._pending else None)
         except TrackingError:  # the store, which may be slow, is all there is
             if not _is_confirmed(pending or self._begin(request), RETRY_SECONDS):
                 raise
@@ -198,10 +198,10 @@ class Route:
     def _send(self, request: Request) -> None:
         self.ask(partial(send, request))
 
-    def _keep(self, request: Request) -> None:
+    def _keep(self, request: Request) -> int | None:
         assert self._outbox
         try:
-            self._outbox.add(self.destination.run_id, request)
+            return self._outbox.add(self.destination.run_id, request)
         except Exception as failure:
             raise TrackingError(
                 f"The MLflow store {redact(self._store.uri)} does not answer, and"

@@ -57,7 +57,8 @@ def make_client(tracking_uri: str, retry: Retry) -> MlflowClient:
         client = MlflowClient(tracking_uri=tracking_uri)
     service = client._tracking_client
     if engine := getattr(service.store, "engine", None):
-        logging.getLogger(engine.pool.logger.name).addFilter(retry.lets_log)  # lost connections
+        for name in (engine.pool.logger.name, "psycopg"):  # lost connections, refused requests
+            logging.getLogger(name).addFilter(retry.lets_log)
         # MLflow keeps the engine, by URI: its connections may be to a file that was removed. In a
         # forked process they belong to the parent, which alone may close them
         # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
