@@ -29,10 +29,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the lab project, so that test modules can import ``lab.tracking`` at their top."""
     os.environ["DO_NOT_TRACK"] = "1"  # no usage statistics of Kedro's
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile MLflow anew
-    # A shell without job control starts what is in its background deaf to these, and all below it.
+    # What nohup, or a shell without job control in its background, starts is deaf to these, and so
+    # is all that it starts in turn; but a handler, whatever it does, is not handed on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if hasattr(signal, "SIGQUIT"):
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    for number in (getattr(signal, name, None) for name in ("SIGQUIT", "SIGHUP")):
+        if number and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
     for name in [name for name in os.environ if name.startswith(("MLFLOW_", "KEDRO_"))]:
         del os.environ[name]
     sys.path.insert(0, str(STARTER / "hooks"))

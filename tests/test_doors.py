@@ -35,6 +35,7 @@ def project(example: Project) -> Project:
     return example
 
 
+@pytest.mark.slow
 def test_kedro_run_in_a_sub_folder(project: Project) -> None:
     folder = project.path / "src" / project.package
 
@@ -53,6 +54,7 @@ def test_python_m_package(project: Project) -> None:
     assert run.data.tags["kedro.command"] == f"python -m {project.package}"
 
 
+@pytest.mark.slow
 def test_python_m_package_has_the_commands_of_cli_py(project: Project, tmp_path: Path) -> None:
     """In any folder: what waits is looked for there, as runs look there for their store."""
     sync = (PYTHON, "-m", project.package, "metrics", "sync")
@@ -67,6 +69,7 @@ def test_python_m_package_has_the_commands_of_cli_py(project: Project, tmp_path:
     assert "the current folder" in flat(project.command(*sync, "--help").stdout)
 
 
+@pytest.mark.slow
 def test_sync_takes_the_parameters_and_the_configuration_of_a_run(
     project: Project, tmp_path: Path
 ) -> None:

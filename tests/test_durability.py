@@ -101,7 +101,8 @@ def silent(server: Server, state: str) -> Iterator[None]:
         server.start()
 
 
-@pytest.mark.parametrize("state", ["hung", pytest.param("killed", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["hung", "killed"])
 def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     served: tuple[Project, Server], tmp_path: Path, state: str
 ) -> None:
@@ -120,10 +121,8 @@ def test_a_killed_process_whose_server_does_not_answer_loses_at_most_a_second(
     assert [run.info.status for run in project.runs()] == ["KILLED"]
 
 
-@pytest.mark.parametrize(
-    "state",
-    ["hung", *(pytest.param(state, marks=pytest.mark.slow) for state in ("killed", "none"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("state", ["hung", "killed", "none"])
 def test_a_process_that_is_told_to_end_waits_for_no_store(
     served: tuple[Project, Server], tmp_path: Path, state: str
 ) -> None:
@@ -212,6 +211,7 @@ def test_any_end_of_any_process_at_any_time(served: tuple[Project, Server], tmp_
         print(f"{number}: server {fault}, process {end and end.name}: nothing missing")  # noqa: T201
 
 
+@pytest.mark.slow
 def test_after_an_outage_the_points_are_sent_while_the_node_goes_on(
     served: tuple[Project, Server], tmp_path: Path
 ) -> None:
@@ -277,6 +277,7 @@ def test_without_any_place_for_the_outbox_the_start_says_so(
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_run_that_must_deliver_ends_with_an_error_that_says_what_waits(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def test_8_first_runs_at_once(project: Project) -> None:
     assert Outbox(project.outbox, f"sqlite:///{project.store}").runs() == []
 
 
+@pytest.mark.slow
 def test_two_first_runs_at_once(project: Project) -> None:
     run_at_once(project, 2)
 
@@ -222,6 +223,7 @@ def small(project: Project, tmp_path: Path) -> Iterator[tuple[Project, list[str]
             subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_raised_at_once_and_what_was_written_stays(
     small: tuple[Project, list[str], str],
 ) -> None:

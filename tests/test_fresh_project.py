@@ -98,6 +98,7 @@ def _ignored(folder: str, names: list[str]) -> set[str]:
     return set(names) - kept
 
 
+@pytest.mark.slow
 def test_the_first_run_is_quiet(bake: Callable[..., Path]) -> None:
     project = Project(bake())
 

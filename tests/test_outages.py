@@ -560,6 +560,7 @@ def at(points: int, store: Path, action: Callable[[], object]) -> Iterator[None]
         yield
 
 
+@pytest.mark.slow
 def test_a_server_killed_in_a_stream_and_never_again(
     lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -802,6 +802,7 @@ def test_a_node_compares_itself_with_a_baseline(lab: Lab) -> None:
     assert loaded(lab, "baseline_metrics")["score"]["value"] == 0.5
 
 
+@pytest.mark.slow
 def test_without_the_hook_the_project_is_found(
     curves: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

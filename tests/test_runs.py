@@ -198,6 +198,7 @@ def test_the_example_keeps_its_model_in_the_run(example: Project) -> None:
     assert location.is_relative_to(example.path / "mlartifacts")
 
 
+@pytest.mark.slow
 def test_the_example_makes_no_run_where_tracking_is_off(example: Project) -> None:
     example.write("conf/local/mlflow.yml", "track: never\n")
 
@@ -208,6 +209,7 @@ def test_the_example_makes_no_run_where_tracking_is_off(example: Project) -> Non
     assert not (example.path / "mlruns").exists()
 
 
+@pytest.mark.slow
 def test_the_example_prints_little_and_no_colours_into_a_pipe(
     bake: Callable[..., Path], tmp_path: Path
 ) -> None:

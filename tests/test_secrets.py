@@ -117,6 +117,7 @@ def test_an_sqlite_store(project: Project) -> None:
     assert "text=a" in run.data.tags["kedro.command"]
 
 
+@pytest.mark.slow
 def test_a_server_that_is_there_and_one_that_is_not(project: Project, tmp_path: Path) -> None:
     server = Server(project.store, tmp_path)
     address = server.url.replace("http://", f"http://me:{SECRETS['uri']}@")

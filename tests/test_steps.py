@@ -49,6 +49,7 @@ def test_overlapping_datasets_count_on_from_each_other_and_ask_once_each(
     assert len([record for record in caplog.records if "both write" in record.msg]) == 1
 
 
+@pytest.mark.slow
 def test_of_overlapping_datasets_in_two_processes_every_point_is_there(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
