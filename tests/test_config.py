@@ -518,3 +518,11 @@ def test_any_name_is_a_sentence_or_a_run(lab: Lab, key: str, name: Any) -> None:
     assert len(runs) == before + 1
     artifacts = Path(unquote(urlparse(runs[-1].info.artifact_uri or "").path))
     assert lab.store.parent in artifacts.resolve().parents
+
+
+def test_a_file_that_is_no_yaml_is_one_sentence(lab: Lab) -> None:
+    path = lab.conf / "local" / "mlflow.yml"
+    path.write_text("tracking_uri: a: b\n")
+
+    with pytest.raises(ConfigError, match=r"Invalid YAML or JSON file .*/mlflow\.yml"):
+        lab.run("everything", node_names=["a"])

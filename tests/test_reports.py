@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import re
+import signal
+import socket
 import sqlite3
 import sys
 import threading
@@ -1027,3 +1029,37 @@ def test_a_commit_is_a_name(make_project: Callable[..., Project]) -> None:
     compared = json.loads((project.path / "x.json").read_text())
     assert [run["run_id"] for run in compared["runs"]] == [first, second]
     assert dirty not in (first, second)
+
+
+# MLflow's page: a real one is in test_browser.py
+
+
+def test_a_port_that_is_taken_is_refused(curves: Lab) -> None:
+    """Another MLflow's page there would be taken for the project's."""
+    train(curves, *LOSSES)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        result = metrics(curves, "ui", "--no-browser", "--port", str(port))
+
+    assert result.exit_code == 1
+    assert f"Another program has the port {port}; give another one" in result.output
+
+
+def test_a_server_that_does_not_start_says_why(
+    curves: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(curves, *LOSSES)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    code = "import sys; print('no such thing: http://me:hunter2@host'); sys.exit(3)"
+    monkeypatch.setattr("lab.tracking.reports.page.SERVER", ("-c", code))
+
+    result = metrics(curves, "ui", "--no-browser")
+
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    assert result.exit_code == 1
+    assert "MLflow's server has ended. Its last lines:\nno such thing: http" in result.output
+    assert "hunter2" not in result.output

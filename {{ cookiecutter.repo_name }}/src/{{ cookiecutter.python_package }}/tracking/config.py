@@ -15,6 +15,7 @@ import click
 from kedro.config import AbstractConfigLoader, MissingConfigException
 from kedro.framework import project
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from .redaction import (
     SECRET_WORDS,
@@ -159,6 +160,8 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
         given = _read(loader, "mlflow")
     except OmegaConfBaseException as error:  # ${...} without a value
         raise ConfigError(f"mlflow.yml: {str(error).partition(chr(10))[0]}") from None
+    except YAMLError as error:  # Kedro's own, with the file and the line
+        raise ConfigError(f"{str(error).strip()}") from None
     for key, value in given.items():
         if problem := _problem(key, value):
             raise ConfigError(f"{_file_with(loader, key)}: {problem}")

@@ -34,7 +34,8 @@ def _about_runs(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _run(name: str = "run", **settings: Any) -> Callable[[Any], Any]:
-    return click.argument(name, metavar="RUN", shell_complete=_complete, **settings)
+    metavar = "[RUN]..." if "nargs" in settings else "[RUN]"
+    return click.argument(name, metavar=metavar, shell_complete=_complete, **settings)
 
 
 @click.command(short_help="Show the metrics of a run.")

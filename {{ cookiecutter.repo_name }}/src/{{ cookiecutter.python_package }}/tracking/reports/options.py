@@ -149,7 +149,7 @@ def printed(command: Callable[..., None]) -> Callable[..., None]:
 
 
 _FORMS = {
-    "json": "As JSON; docs/metrics.md of the starter has its schema.",
+    "json": "As JSON, with all digits.",
     "md": "As Markdown, for a pull request.",
     "csv": "As comma-separated values, with all digits.",
 }

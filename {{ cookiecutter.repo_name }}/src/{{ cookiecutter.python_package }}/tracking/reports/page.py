@@ -7,15 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 
 import click
 
 from ..config import MlflowConfig
 from ..delivery.outbox import existing_outboxes
+from ..redaction import redact
 from ..scanning.uris import LOCAL_PAGE, VIEW, sqlite_path
 from ..store.client import require_mlflow
 from ..store.sqlite import has_tables, upgrade
@@ -23,6 +26,7 @@ from ..store.sqlite import has_tables, upgrade
 # MLflow (3.17) starts three more workers, and seven processes for jobs of its own, which take
 # minutes on a busy machine and outlive it for a while. Its charts need none of them.
 JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+LAST_LINES = 20  # of what a server says that has ended
 SERVER = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
 
@@ -33,50 +37,72 @@ def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: 
     if uri.startswith("http"):
         _open(f"{uri.rstrip('/')}/{page}", browser)
         return
-    port = port or _free_port(int(LOCAL_PAGE.rpartition(":")[2]))
+    port = _free_port(port)
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, *SERVER, "--port", str(port)]
     # The URI may have a password, and a command line is for all to see.
     environment = {JOBS: "false", **os.environ, **config.credentials}
     environment["MLFLOW_BACKEND_STORE_URI"] = uri
     click.echo("MLflow's server starts, which takes some seconds ...")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the server is not to outlive this
-    server = subprocess.Popen(command, env=environment, stdout=sys.stderr)
-    try:
-        _wait_for(server, url)
-        _open(f"{url}/{page}", browser)
-        click.echo("Ctrl-C ends it.")
-        server.wait()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        if server.poll() is None:
-            server.send_signal(signal.SIGTERM)
-            server.wait()
-
-
-def _wait_for(server: subprocess.Popen[bytes], url: str) -> None:
-    while server.poll() is None:
+    for name in ("SIGTERM", "SIGHUP"):  # the server is not to outlive this
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.default_int_handler)
+    with tempfile.TemporaryFile() as log:
+        # In a session of its own: at a terminal's Ctrl-C it would print a traceback.
+        server = subprocess.Popen(
+            [sys.executable, *SERVER, "--port", str(port)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
         try:
-            urllib.request.urlopen(f"{url}/health", timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise click.ClickException("MLflow's server has ended; it says above why.")
+            while not _answers(url) and server.poll() is None:
+                time.sleep(0.1)
+            if server.poll() is None:
+                _open(f"{url}/{page}", browser)
+                click.echo("Ctrl-C ends it.")
+            server.wait()
+            log.seek(0)
+            lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+            raise click.ClickException(
+                redact("\n".join(["MLflow's server has ended. Its last lines:", *lines]))
+            )
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _end(server)
 
 
-def _free_port(wanted: int) -> int:
-    """The wanted port or, where another program has it, any."""
-    for port in (wanted, 0):
+def _end(server: subprocess.Popen[bytes]) -> None:
+    """End a server and its own processes, which the one of MLflow 3.7 would leave behind."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+    else:
+        server.terminate()
+    server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_port(wanted: int | None) -> int:
+    """The wanted port; if none is, MLflow's own or, where another program has it, any."""
+    for port in [wanted] if wanted else [int(LOCAL_PAGE.rpartition(":")[2]), 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
+            with suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            found: int = probe.getsockname()[1]
-            return found
-    raise click.ClickException("There is no free port.")
+                found: int = probe.getsockname()[1]
+                return found
+    raise click.ClickException(
+        f"Another program has the port {wanted}; give another one, or none for a free one."
+    )
 
 
 def _open(url: str, browser: bool) -> None:
