@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DatasetError
-from lab.tracking.config import _RULES, MlflowConfig, current_config
+from lab.tracking.config import _RULES, ConfigError, MlflowConfig, current_config
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
