@@ -987,7 +987,7 @@ def test_from_a_folder_of_the_project_with_another_environment(
     project = make_project("curves")
     project.write("conf/base/parameters.yml", "values: [0.5, 0.4]\n")
     project.write("conf/prod/mlflow.yml", f"tracking_uri: sqlite:///{make_store('prod.db')}\n")
-    project.kedro("run", "--env=prod")
+    assert "with `kedro metrics ui --env=prod`:" in project.kedro("run", "--env=prod").stdout
 
     folder = project.path / "src" / project.package
     shown = project.kedro("metrics", "show", "--env=prod", "-o", "x.json", "--json", cwd=folder)

@@ -40,10 +40,6 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
-
-
 def _are_tags(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         _is_text(name) and not name.startswith("kedro.") and isinstance(text, str | int | float)
@@ -78,6 +74,7 @@ class MlflowConfig:
     tracking_uri: str  # absolute, where it is an SQLite file
     experiment: str
     env: str  # the configuration environment that was used
+    options: str = ""  # with which a command of Kedro's reads the same configuration
     project_path: Path = Path()
     run_name: str = "{pipeline} {time}"
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -116,7 +113,7 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "on_outage": _one_of("raise", "spool"),
     "outbox": ("the path of a folder", _is_text),
     "require_delivery": _BOOLEAN,
-    "secrets": ("a list of words", _are_texts),
+    "secrets": ("a list of words", lambda v: isinstance(v, list) and all(map(_is_text, v))),
     "credentials": ("the name of an entry of credentials.yml", _is_text),
 }
 
@@ -184,6 +181,7 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
         project_path=project_path,
         env=_env(loader) or getattr(loader, "base_env", "") or "base",
+        options=f" --env={loader.env}" if loader.env and loader.env != _default_env(loader) else "",
         redactor=Secrets([*secret, *credentials_secrets(entries, words)], words),
         **given,
     )
@@ -196,7 +194,11 @@ def _read(loader: AbstractConfigLoader, name: str) -> dict[str, Any]:
 
 
 def _env(loader: AbstractConfigLoader) -> str:
-    return loader.env or str(getattr(loader, "default_run_env", ""))
+    return loader.env or _default_env(loader)
+
+
+def _default_env(loader: AbstractConfigLoader) -> str:
+    return str(getattr(loader, "default_run_env", ""))
 
 
 def _problem(key: Any, value: Any) -> str | None:

@@ -98,7 +98,8 @@ class RunReport:
     def _show(self, status: str, has_page: bool) -> None:
         seconds = time.time() - self._run.info.start_time / 1000
         info, uri = self._run.info, redact(self._delivery.destination.tracking_uri)
-        page = charts(uri, info.experiment_id, info.run_id) if has_page else []
+        options = self._config.options
+        page = charts(uri, info.experiment_id, info.run_id, options) if has_page else []
         console = kedros_console()
         if console is None or not self._config.summary:
             logger.info("The MLflow run %s is %s. %s", info.run_id, status, " ".join(page))

@@ -69,11 +69,14 @@ LOCAL_PAGE = "http://127.0.0.1:5000"
 VIEW = "workflowType=machine_learning"
 
 
-def charts(tracking_uri: str, experiment: str, run_id: str) -> list[str]:
-    """Where a run's charts are: what to do, and the page; nothing where that is not known."""
+def charts(tracking_uri: str, experiment: str, run_id: str, options: str) -> list[str]:
+    """Where a run's charts are: what to do, and the page; nothing where that is not known.
+
+    ``options`` are those of the command that serves the page.
+    """
     page = f"#/experiments/{experiment}/runs/{run_id}/model-metrics?{VIEW}"
     if tracking_uri.startswith("http"):
         return ["Its charts:", f"{tracking_uri.rstrip('/')}/{page}"]
     if "://" in tracking_uri:  # a database
-        return ["Its charts, with `kedro metrics ui`:", f"{LOCAL_PAGE}/{page}"]
+        return [f"Its charts, with `kedro metrics ui{options}`:", f"{LOCAL_PAGE}/{page}"]
     return []
