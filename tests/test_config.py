@@ -306,7 +306,7 @@ def test_every_key_has_a_rule_a_field_and_a_place_in_the_file_of_a_new_project(l
     text = (lab.path / "conf/base/mlflow.yml").read_text()
     fields = {field.name.removeprefix("read_") for field in dataclasses.fields(MlflowConfig)}
 
-    assert fields - {"env", "options", "redactor", "project_path"} == set(_RULES)
+    assert fields - {"env", "options", "redactor", "project_path", "catalog"} == set(_RULES)
     assert set(_RULES) <= set(re.findall(r"^(?:# )?([a-z_]+): ", text, re.MULTILINE))
 
 

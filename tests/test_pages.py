@@ -21,7 +21,7 @@ VARYING = {
     r"\b[0-9a-f]{32}\b": "ID",
     r"\b(?=[0-9a-f]*[0-9])(?=[0-9a-f]*[a-f])[0-9a-f]{8}\b": "ID",
     r"\b[0-9]{8}\b": "ID",  # one in 43 has no letter
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+": "TIME",
+    r"\d\d-\d\d \d\d:\d\d:\d\d\.\d+": "TIME",
     r"\d+\.\d s\b": "SECONDS",
     r"\bat \d+": "at STEP",
     r"127\.0\.0\.1:\d+": "ADDRESS",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import ClickException
 from click.testing import CliRunner, Result
 from helpers import KEDRO, STARTER, Lab, Project, points_in
 from jsonschema import Draft202012Validator
@@ -150,6 +151,17 @@ def test_exact_names_come_before_patterns_and_entries_before_factories() -> None
     assert better("foo.xy") is None
 
 
+def test_rules_in_a_cached_dataset_and_below_an_empty_prefix() -> None:
+    entry = {
+        "type": "lab.tracking.MlflowMetricsDataset",
+        "prefix": None,
+        "metrics": {"a": {"greater_is_better": True}},
+    }
+    catalog = {"cached": {"type": "CachedDataset", "dataset": entry}, "plain": entry}
+
+    assert [rule.key for rule in rules_in(catalog, ".")] == ["cached.a", "plain.a"]
+
+
 def met(rule: dict[str, Any], value: float, baseline: float | None = None) -> bool:
     rules = [Rule("m", **rule)]
     found = limits({"m": value}, rules, {} if baseline is None else {"m": baseline})
@@ -206,12 +218,27 @@ def test_a_tally_knows_the_last_and_the_best_points() -> None:
     tally.add({"k": Points("k", (3.0, 1.0, math.nan))}, {"k": (0, 1, 2)})
     tally.add({"k": Points("k", (1.0, 5.0))}, {"k": (3, 1)})
 
-    seen = tally.keys["k"]
+    seen = tally.seen()["k"]
     assert (seen.step, seen.value, seen.points) == (3, 1.0, 5)
     assert seen.best(Rule("k", greater_is_better=True)) == (5.0, 1)
     assert seen.best(Rule("k", greater_is_better=False)) == (1.0, 1)
-    tally.add({"n": Points("n", (math.nan,))}, {"n": (0,)})
-    assert tally.keys["n"].best(Rule("n", greater_is_better=False)) is None
+    tally.add({"n": Points("n", (math.nan, math.inf))}, {"n": (0, 1)})
+    (only,) = tally.seen(["n"]).values()
+    assert (only.value, only.best(Rule("n", greater_is_better=True))) == (math.inf, None)
+
+
+def test_a_tally_can_be_read_while_others_count() -> None:
+    tally, ended = Tally(), threading.Event()
+
+    def count() -> None:
+        for number in range(3000):
+            tally.add({f"k{number}": Points("k", (1.0,))}, {f"k{number}": (0,)})
+        ended.set()
+
+    threading.Thread(target=count).start()
+    while not ended.is_set():
+        assert all(seen.points == 1 for seen in tally.seen().values())
+    assert len(tally.seen()) == 3000
 
 
 def test_rows_have_changes_against_the_first_run_and_the_best() -> None:
@@ -265,6 +292,7 @@ def test_a_sheet_in_all_its_forms() -> None:
         [(0, math.nan), (1, 2.0), (2, math.inf)],
         [],
         [(0, math.nan)],
+        [(0, -sys.float_info.max), (1, sys.float_info.max)],
     ],
 )
 def test_a_curve_fits_its_place(points: list[tuple[int, float]]) -> None:
@@ -306,6 +334,15 @@ def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
     run = client.get_run(run_id)
     assert run.data.metrics["best.curves_metrics.loss"] == 0.1
     assert run.data.metrics["curves_metrics.loss"] == 0.3
+
+
+def test_no_dataset_writes_the_keys_of_best_values(curves: Lab) -> None:
+    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  prefix: "
+    curves.add("base/catalog.yml", entry + "best.curves_metrics\n")
+
+    with pytest.raises(ClickException, match=r"'final_metrics' begin with 'best\.curves_metrics"):
+        train(curves, *LOSSES)
+    assert [run.info.status for run in curves.runs()] == ["FAILED"]
 
 
 def test_with_another_separator(curves: Lab) -> None:
@@ -380,6 +417,17 @@ def test_no_summary(
 # Kedro's log
 
 
+def test_without_rich_there_is_a_line_in_the_log(
+    curves: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delitem(sys.modules, "rich.logging")
+    monkeypatch.setitem(sys.modules, "rich", None)  # an import fails
+    with caplog.at_level(logging.INFO):
+        run_id = train(curves, *LOSSES)
+
+    assert f"The MLflow run {run_id} is FINISHED" in caplog.text
+
+
 @pytest.mark.parametrize(("level", "lines"), [(logging.INFO, 1), (logging.DEBUG, 3)])
 def test_kedro_says_once_a_node_that_it_saves(
     curves: Lab, caplog: pytest.LogCaptureFixture, level: int, lines: int
@@ -419,6 +467,13 @@ def test_a_run_is_named_by_its_pattern(lab: Lab, monkeypatch: pytest.MonkeyPatch
     assert re.fullmatch(r"everything of local, \d{4}", str(runs[0].info.run_name))
     assert [run.info.run_name for run in runs[1:]] == ["from the environment", "given"]
     assert {(run.data.tags["team"], run.data.tags["centre"]) for run in runs} == {("fraud", "7")}
+
+
+def test_a_run_may_be_named_by_its_pipeline_alone(lab: Lab) -> None:
+    lab.configure(run_name="{pipeline}")
+    train(lab, *LOSSES)
+
+    assert lab.runs()[0].info.run_name == "curves"
 
 
 def test_two_runs_at_once_have_different_names(lab: Lab) -> None:
@@ -485,6 +540,16 @@ def test_a_run_has_many_names(curves: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     assert found("best:curves_metrics.accuracy") == ids[1]
 
 
+def test_the_best_run_may_be_one_without_a_best_value_of_its_own(curves: Lab) -> None:
+    train(curves, 0.3)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    run_id = client.create_run(curves.runs()[0].info.experiment_id).info.run_id
+    client.log_metric(run_id, "curves_metrics.loss", 0.1)
+    client.set_terminated(run_id)
+
+    assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == run_id
+
+
 def test_nested_runs_are_not_meant(curves: Lab) -> None:
     run_id = train(curves, *LOSSES)
     client = MlflowClient(f"sqlite:///{curves.store}")
@@ -493,6 +558,10 @@ def test_nested_runs_are_not_meant(curves: Lab) -> None:
 
     assert data(curves, "show")["run"]["run_id"] == run_id
     assert data(curves, "show", nested)["run"]["run_id"] == nested  # but by their ids
+    copy_run(curves.store, nested, 100)
+    with closing(sqlite3.connect(curves.store)) as database, database:
+        database.execute("UPDATE runs SET start_time = start_time + 10000 WHERE run_uuid LIKE '0%'")
+    assert data(curves, "show")["run"]["run_id"] == run_id
 
 
 @pytest.mark.parametrize(
@@ -571,6 +640,10 @@ def test_history(curves: Lab) -> None:
     lines = metrics(curves, "history", "curves_metrics.loss", "--csv").output.splitlines()
     assert lines[-1].startswith("2,0.3,")
     assert "3 points" in metrics(curves, "history", "curves_metrics.loss").output
+    file = curves.path / "curve.txt"
+    metrics(curves, "history", "curves_metrics.loss", f"--output={file}")
+    assert "3 points" in file.read_text()
+    file.unlink()
 
 
 def test_check(curves: Lab) -> None:
@@ -747,6 +820,13 @@ def test_outside_of_a_run_the_last_finished_run_that_has_it_is_read(curves: Lab)
     ]
     assert curves.context().catalog.exists("curves_metrics")
     assert not curves.context().catalog.exists("other_metrics")
+    dataset = curves.context().catalog["curves_metrics"]
+    assert isinstance(dataset, MlflowMetricsDataset)
+    preview: Any = dataset.preview()
+    assert {curve["name"]: curve["y"] for curve in preview["data"]} == {
+        "curves_metrics.loss": LOSSES,
+        "curves_metrics.accuracy": [0.5, 0.8, 0.7],
+    }
 
 
 def test_nothing_found_is_an_error(lab: Lab) -> None:
@@ -768,6 +848,7 @@ def test_another_run_is_read_by_its_name(curves: Lab) -> None:
     train(curves, 0.3)
 
     assert loaded(curves, "read_metrics")["loss"]["value"] == 0.4
+    assert loaded(curves, "best_metrics")["loss"]["value"] == 0.1
     with pytest.raises(DatasetError, match="has no run 'nope'"):
         loaded(curves, "nope_metrics")
 

@@ -6,8 +6,9 @@ import sys
 
 import click
 
+from .config import MlflowConfig
 from .reports.commands import check, compare, history, show, ui, upgrade
-from .reports.options import InProject, in_project
+from .reports.options import in_project
 
 
 @click.group()
@@ -23,7 +24,7 @@ def metrics() -> None:
 )
 @click.option("--discard", metavar="RUN_ID", help="Only forget what waits for this MLflow run.")
 @in_project
-def sync(project: InProject, running: bool, discard: str | None) -> None:
+def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
     """Write what waits in mlflow-spool.db to the MLflow store that it belongs to.
 
     The file is in the project's folder; for an installed package (`python -m <package> metrics
@@ -36,7 +37,7 @@ def sync(project: InProject, running: bool, discard: str | None) -> None:
     from .scanning.uris import SQLITE
     from .store.client import require_mlflow
 
-    config, project_path = project.config, project.config.project_path
+    project_path = config.project_path
     require_mlflow(SQLITE)  # of the outbox
     if discard:
         number = waiting.discard(config, project_path, discard)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
 from reprlib import repr as short_repr
@@ -17,6 +16,7 @@ from kedro.framework import project
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from .names import known_words
 from .redaction import (
     SECRET_WORDS,
     Secrets,
@@ -47,16 +47,9 @@ def _are_tags(value: Any) -> bool:
     )
 
 
-class Moment(datetime):
-    """A date and time that is written with milliseconds, unless a format says otherwise."""
-
-    def __str__(self) -> str:
-        return self.isoformat(" ", "milliseconds")
-
-
 def _is_name(value: Any) -> bool:
     with suppress(ValueError, LookupError, AttributeError):
-        return _is_text(value) and bool(value.format(pipeline="", env="", time=Moment.now()))
+        return _is_text(value) and bool(value.format(pipeline="a", env="b", time=datetime.now()))
     return False
 
 
@@ -88,6 +81,7 @@ class MlflowConfig:
     require_delivery: bool = False
     secrets: Sequence[str] = SECRET_WORDS
     read_credentials: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)
+    read_catalog: Callable[[], Mapping[str, Any]] = field(default=dict, repr=False)
     redactor: Secrets = field(default_factory=Secrets, repr=False)  # values of credentials.yml, too
 
     @property
@@ -153,16 +147,7 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
 
     if hasattr(loader, "config_patterns"):
         loader.config_patterns.setdefault("mlflow", ["mlflow*", "mlflow*/**", "**/mlflow*"])
-    try:
-        given = _read(loader, "mlflow")
-    except OmegaConfBaseException as error:  # ${...} without a value
-        raise ConfigError(f"mlflow.yml: {str(error).partition(chr(10))[0]}") from None
-    except YAMLError as error:  # Kedro's own, with the file and the line
-        raise ConfigError(f"{str(error).strip()}") from None
-    for key, value in given.items():
-        if problem := _problem(key, value):
-            raise ConfigError(f"{_file_with(loader, key)}: {problem}")
-    given = {key: value for key, value in given.items() if value is not None}
+    given = _checked(loader)
     entries = _read(loader, "credentials")
     if name := given.pop("credentials", None):
         given["read_credentials"] = partial(_credentials, loader, entries, name)
@@ -173,7 +158,7 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     if problem := uri_problem(uri):
         subject = subject or "The environment's MLFLOW_TRACKING_URI"
         raise ConfigError(f"{subject} is {short_repr(without_credentials(uri))}; {problem}.")
-    experiment = given.pop("experiment", None) or environment.get("MLFLOW_EXPERIMENT_NAME")
+    experiment = given.pop("experiment", None) or environment.get("MLFLOW_EXPERIMENT_NAME", "")
     words = given.get("secrets", SECRET_WORDS)
     secret = [*secrets_of_environment(SECRET_VARIABLES), *secrets_of(uri)]
     return MlflowConfig(
@@ -183,8 +168,22 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
         env=_env(loader) or getattr(loader, "base_env", "") or "base",
         options=f" --env={loader.env}" if loader.env and loader.env != _default_env(loader) else "",
         redactor=Secrets([*secret, *credentials_secrets(entries, words)], words),
+        read_catalog=partial(_read, loader, "catalog"),
         **given,
     )
+
+
+def _checked(loader: AbstractConfigLoader) -> dict[str, Any]:
+    try:
+        given = _read(loader, "mlflow")
+    except OmegaConfBaseException as error:  # ${...} without a value
+        raise ConfigError(f"mlflow.yml: {str(error).partition(chr(10))[0]}") from None
+    except YAMLError as error:  # Kedro's own, with the file and the line
+        raise ConfigError(str(error).strip()) from None
+    for key, value in given.items():
+        if problem := _problem(key, value):
+            raise ConfigError(f"{_file_with(loader, key)}: {problem}")
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _read(loader: AbstractConfigLoader, name: str) -> dict[str, Any]:
@@ -202,11 +201,9 @@ def _default_env(loader: AbstractConfigLoader) -> str:
 
 
 def _problem(key: Any, value: Any) -> str | None:
-    allowed, is_allowed = _RULES.get(key, (None, None))
-    if is_allowed is None:
-        near = get_close_matches(str(key), _RULES, n=1)
-        hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
-        return f"the key {short_repr(key)} is unknown; {hint} {', '.join(_RULES)}."
+    if key not in _RULES:
+        return f"the key {short_repr(key)} is unknown; {known_words(key, _RULES)}."
+    allowed, is_allowed = _RULES[key]
     if value is None or is_allowed(value):  # a key without a value has its default
         return None
     return f"{key!r} is {short_repr(value)} ({type(value).__name__}); it is {allowed}."

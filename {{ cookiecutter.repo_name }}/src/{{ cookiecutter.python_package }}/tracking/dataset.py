@@ -148,7 +148,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         return {key.removeprefix(start): reading.shaped(points[key]) for key in points}
 
     def preview(self) -> PlotlyPreview:
-        """The curves of the last finished run, for Kedro-Viz."""
+        """The curves of the run that ``load`` reads, for Kedro-Viz."""
         from .reports import reading
 
         run_id, points, _ = self._points()

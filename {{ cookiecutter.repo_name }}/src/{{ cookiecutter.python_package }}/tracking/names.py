@@ -1,6 +1,11 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
 from reprlib import repr as short_repr
+
+# What the keys of MLflow's own system metrics begin with.
+SYSTEM = "system/"
 
 # An SQLite file with what could not be written to the tracking store: requests, in this table, and
 # whole runs, in MLflow's.
@@ -64,6 +69,13 @@ A_METRIC = (
     "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
     " array of these, {step: v, ...}, or a mapping of names to metrics"
 )
+
+
+def known_words(word: object, known: Collection[str]) -> str:
+    """What to say of an unknown word: the nearest that is known, if one is near, and all."""
+    near = get_close_matches(str(word), known, n=1)
+    hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
+    return f"{hint} {', '.join(known)}"
 
 
 def shown(value: object) -> str:

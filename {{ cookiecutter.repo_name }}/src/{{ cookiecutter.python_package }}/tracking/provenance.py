@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
-from .config import MlflowConfig, Moment
+from .config import MlflowConfig
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag
 from .points import allowed_name
 from .process.mlflow_globals import user_environment
@@ -40,6 +41,13 @@ def pipeline_name(run_params: Mapping[str, Any]) -> str:
     """The name of the pipeline that runs; Kedro 1.0 has one, later versions may have several."""
     names = run_params.get("pipeline_names") or [run_params.get("pipeline_name")]
     return "+".join(name for name in names if name) or "__default__"
+
+
+class Moment(datetime):
+    """A date and time that is written so that a run's name is short, and its own."""
+
+    def __str__(self) -> str:
+        return self.isoformat(" ", "milliseconds").partition("-")[2]  # without the year
 
 
 def run_name(config: MlflowConfig, run_params: Mapping[str, Any]) -> str:

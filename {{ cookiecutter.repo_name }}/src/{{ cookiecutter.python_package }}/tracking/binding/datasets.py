@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
+from ..config import ConfigError
 from ..dataset import MlflowMetricsDataset
+from ..names import best_start
 
 if TYPE_CHECKING:
     from kedro.io import DataCatalog
@@ -46,7 +48,11 @@ def bind(
     run: TrackedRun | None,
     catalog: DataCatalog,
 ) -> dict[str, Binding]:
-    """Give each dataset its prefix and its MLflow run; None: tracking is off."""
+    """Give each dataset its prefix and its MLflow run; None: tracking is off.
+
+    Raises:
+        ConfigError: One may write the keys of another's best values.
+    """
     from ..delivery.binding import Binding
 
     bindings = {}
@@ -67,10 +73,25 @@ def bind(
             and datasets[other].run_id == dataset.run_id
             and (start.startswith(binding.start) or binding.start.startswith(start))
         )
+        _check_best(name, bindings, {each for each in datasets if datasets[each].rules})
         bindings[name] = replace(bindings[name], overlapping=overlapping)
         dataset.bind(bindings[name])
         dataset.membership = run.membership() if run else None
     return bindings
+
+
+def _check_best(name: str, bindings: Mapping[str, Binding], with_rules: Set[str]) -> None:
+    """Raise an error if a dataset may write the key of a best value of another, which has rules."""
+    binding = bindings[name]
+    best = best_start(binding.separator)
+    if not binding.start.startswith(best):
+        return
+    of = binding.start.removeprefix(best)
+    if others := sorted(each for each in with_rules if bindings[each].start.startswith(of)):
+        raise ConfigError(
+            f"The keys of the metrics dataset {name!r} begin with {binding.start!r}, as those of"
+            f" the best values of {others[0]!r} do; give it another 'prefix'."
+        )
 
 
 def _hint(catalog: DataCatalog, name: str) -> str:

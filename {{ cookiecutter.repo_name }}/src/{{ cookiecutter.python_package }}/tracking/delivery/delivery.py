@@ -43,7 +43,7 @@ class Delivery:
         self.destination = destination
         self.route = Route(destination)
         self.steps = StepCounter()
-        self.observers: list[Callable[[Metrics, Steps], None]] = []  # of what is sent
+        self.observers: tuple[Callable[[Metrics, Steps], None], ...] = ()  # of what is sent
         self._warned = False
         self._batcher: Batcher | None = None
         self._users = 0  # Kedro runs that use the same external run may overlap

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .options import Form, InProject, in_project, printed
+from ..config import MlflowConfig
+from .options import Form, in_project, printed
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -43,14 +44,15 @@ def _run(name: str = "run", **settings: Any) -> Callable[[Any], Any]:
 @printed
 @in_project
 @_about_runs
-def show(project: InProject, run: str, form: Form) -> None:
+def show(config: MlflowConfig, run: str, form: Form) -> None:
     """Show the metrics of RUN (`last`): the last and the best value, and the change since the
     finished run before it, of the same pipeline.
     """
     from .rows import rows
+    from .runs import opened
     from .tables import run_sheet, title
 
-    with project.runs() as runs:
+    with opened(config) as runs:
         found = runs.find(run)
         before = runs.before(found)
         values = [runs.values(each) for each in (before, found) if each]
@@ -73,16 +75,17 @@ def show(project: InProject, run: str, form: Form) -> None:
 @in_project
 @_about_runs
 def compare(
-    project: InProject, names: tuple[str, ...], last: int | None, pipeline: str, form: Form
+    config: MlflowConfig, names: tuple[str, ...], last: int | None, pipeline: str, form: Form
 ) -> None:
     """Compare RUNs, the first with the others: values, changes, the best (*), and parameters."""
     from .rows import differing, rows
+    from .runs import opened
     from .sheet import Cell
     from .tables import compare_sheet
 
     if names and (last or pipeline):
         raise click.UsageError("Name runs, or give --last and --pipeline.")
-    with project.runs() as runs:
+    with opened(config) as runs:
         chosen = [runs.find(name) for name in names]
         found = chosen or runs.newest(last or 2, pipeline)[::-1]
         lines = rows([runs.values(each) for each in found], runs.rules)
@@ -112,25 +115,26 @@ def compare(
 @printed
 @in_project
 @_about_runs
-def history(project: InProject, key: str, names: tuple[str, ...], form: Form) -> None:
+def history(config: MlflowConfig, key: str, names: tuple[str, ...], form: Form) -> None:
     """Draw the curve of the metric KEY in RUNs (`last`)."""
     from .curves import curve
+    from .runs import opened
     from .sheet import Cell, Sheet
     from .tables import title
 
-    with project.runs() as runs:
+    with opened(config) as runs:
         found = [runs.find(name) for name in names or ("last",)]
         curves = []
         for run in found:
             history = runs.store.histories(run.info.run_id, runs.known_key(key, run))[key]
             curves.append(sorted((step, value, at) for at, step, value in history))
     sheet = Sheet(["step", "value", "timestamp", "run"])
-    if not form.name:
-        for run, points in zip(found, curves, strict=True):
-            click.echo(f"{key} in the MLflow run {title(run)}, {len(points)} points")
-            click.echo("\n".join(curve([(step, value) for step, value, _ in points])))
-        return
     for run, points in zip(found, curves, strict=True):
+        if not form.name:
+            drawn = curve([(step, value) for step, value, _ in points])
+            what = f"{key} in the MLflow run {title(run)}, {len(points)} points"
+            sheet.below = [*sheet.below, what, *drawn]
+            continue
         for step, value, at in points:
             texts = (str(step), repr(value), str(at), run.info.run_id)
             sheet.rows.append([Cell(text) for text in texts])
@@ -146,16 +150,16 @@ def history(project: InProject, key: str, names: tuple[str, ...], form: Form) ->
 @printed
 @in_project
 @_about_runs
-def check(project: InProject, run: str, against: str, form: Form) -> None:
+def check(config: MlflowConfig, run: str, against: str, form: Form) -> None:
     """Check that RUN (`last`) has finished and meets the limits of the catalog's `metrics`.
 
     The exit status is 0 if it does, 1 if it does not, and 2 if there is nothing to check.
     """
     from .rules import limits
-    from .runs import NotFoundError
+    from .runs import NotFoundError, opened
     from .tables import limits_sheet, title
 
-    with project.runs() as runs:
+    with opened(config) as runs:
         found = runs.find(run)
         baseline = runs.find(against) if against else runs.before(found)
         values, before = (
@@ -191,28 +195,29 @@ def check(project: InProject, run: str, against: str, form: Form) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="Of the page (5000, or a free one).")
 @click.option("--no-browser", is_flag=True, help="Only print where it is.")
 @in_project
-def ui(project: InProject, port: int | None, no_browser: bool) -> None:
+def ui(config: MlflowConfig, port: int | None, no_browser: bool) -> None:
     """Serve MLflow's page of the project's store until Ctrl-C, opened at the charts of its runs.
 
     Where the store is a server, its page is opened.
     """
     from .page import open_page
+    from .runs import opened
 
-    with project.runs() as runs:
+    with opened(config) as runs:
         experiment = runs.experiment
-    open_page(project.config, experiment, port, not no_browser)
+    open_page(config, experiment, port, not no_browser)
 
 
 @click.command(short_help="Upgrade mlflow.db to the MLflow that is installed.")
 @in_project
-def upgrade(project: InProject) -> None:
+def upgrade(config: MlflowConfig) -> None:
     """Upgrade the project's SQLite files, of an older MLflow, to the one that is installed.
 
     A copy is made before; the command says where.
     """
     from .page import upgrade_files
 
-    upgrade_files(project.config, click.echo)
+    upgrade_files(config, click.echo)
 
 
 def _run_data(run: Run) -> dict[str, Any]:

@@ -21,7 +21,8 @@ def curve(points: Sequence[tuple[int, float]], width: int = 60, height: int = 8)
     cells = [[0] * width for _ in range(height)]
     for step, value in points:
         x = round((step - left) / ((right - left) or 1) * (2 * width - 1))
-        y = round((high - value) / ((high - low) or 1) * (4 * height - 1))
+        # Halves: the largest numbers' difference is infinite.
+        y = round((high / 2 - value / 2) / ((high / 2 - low / 2) or 1) * (4 * height - 1))
         cells[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
     rows = ["".join(chr(0x2800 + cell) if cell else " " for cell in row) for row in cells]
     labels = [f"{high:.4g}", *[""] * (height - 2), f"{low:.4g}"]

@@ -161,7 +161,8 @@ class SavingOnce(logging.Filter):
         return hash(self._catalog_id)
 
     def begin(self) -> None:
-        """Filter from now on."""
+        """Filter from now on, in the place of an equal one."""
+        self.end()
         logging.getLogger(KEDROS_LOGGER).addFilter(self)
 
     def end(self) -> None:

@@ -1,75 +1,42 @@
-"""What the commands of `kedro metrics` have in common: the project, its runs, forms of output."""
+"""What the commands of `kedro metrics` have in common: the project, and forms of output."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from kedro.config import MissingConfigException
 from kedro.framework.cli.project import CONF_SOURCE_HELP, PARAMS_ARG_HELP
 from kedro.framework.cli.utils import _split_params, env_option, validate_conf_source
 
 from ..config import MlflowConfig, current_config
 
 if TYPE_CHECKING:
-    from kedro.config import AbstractConfigLoader
     from kedro.framework.startup import ProjectMetadata
 
-    from .runs import Runs
     from .sheet import Sheet
 
 
-@dataclass(frozen=True)
-class InProject:
-    """A project's configuration, and what reads its catalog's."""
-
-    config: MlflowConfig
-    loader: AbstractConfigLoader
-
-    @contextmanager
-    def runs(self) -> Iterator[Runs]:
-        """The runs of the project, to be read within the block, with its credentials."""
-        from ..process.state import process_state
-        from .rules import rules_in
-        from .runs import Runs
-
-        try:
-            rules = rules_in(self.loader["catalog"], self.config.separator)
-        except MissingConfigException:
-            rules = []
-        except ValueError as error:
-            raise click.ClickException(f"catalog.yml: {error}.") from None
-        runs = Runs(self.config, rules)
-        with runs.reading():
-            process_state().begin_tracking(self.config.tracking_uri, self.config.credentials)
-            try:
-                yield runs
-            finally:
-                process_state().end_tracking()
-
-
-def _opened(
+def _config(
     path: Path | None, env: str | None, conf_source: str | None, params: dict[str, Any]
-) -> InProject:
+) -> MlflowConfig:
     from kedro.framework.session import KedroSession
 
     with KedroSession.create(
         project_path=path, env=env, conf_source=conf_source, runtime_params=params
     ) as session:
         assert isinstance(session, KedroSession)
-        loader = session.load_context().config_loader
+        session.load_context()
         config = current_config()
     if config is None:
         raise click.ClickException(
             "MlflowPipelineHook is not registered; add it to HOOKS in settings.py."
         )
-    return InProject(config, loader)
+    return config
 
 
 def in_project(command: Callable[..., None]) -> Callable[..., None]:
@@ -85,7 +52,7 @@ def in_project(command: Callable[..., None]) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         path = metadata.project_path if metadata else None
-        command(_opened(path, env, conf_source, params), **options)
+        command(_config(path, env, conf_source, params), **options)
 
     options: tuple[Callable[[Any], Any], ...] = (
         env_option,

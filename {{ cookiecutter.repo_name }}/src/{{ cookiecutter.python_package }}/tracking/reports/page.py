@@ -11,8 +11,9 @@ import tempfile
 import time
 import urllib.request
 import webbrowser
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
 
 import click
 
@@ -43,34 +44,45 @@ def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: 
     environment = {JOBS: "false", **os.environ, **config.credentials}
     environment["MLFLOW_BACKEND_STORE_URI"] = uri
     click.echo("MLflow's server starts, which takes some seconds ...")
-    for name in ("SIGTERM", "SIGHUP"):  # the server is not to outlive this
+    with (
+        tempfile.TemporaryFile() as log,
+        _running([*SERVER, "--port", str(port)], environment, log) as server,
+    ):
+        while not _answers(url) and server.poll() is None:
+            time.sleep(0.1)
+        if server.poll() is None:
+            _open(f"{url}/{page}", browser)
+            click.echo("Ctrl-C ends it.")
+        server.wait()
+        log.seek(0)
+        lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
+        raise click.ClickException(
+            redact("\n".join(["MLflow's server has ended. Its last lines:", *lines]))
+        )
+
+
+@contextmanager
+def _running(
+    arguments: Sequence[str], environment: Mapping[str, str], log: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process of Python's that is ended with the block, which Ctrl-C leaves without an error."""
+    for name in ("SIGTERM", "SIGHUP"):
         if number := getattr(signal, name, None):
             signal.signal(number, signal.default_int_handler)
-    with tempfile.TemporaryFile() as log:
-        # In a session of its own: at a terminal's Ctrl-C it would print a traceback.
-        server = subprocess.Popen(
-            [sys.executable, *SERVER, "--port", str(port)],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            while not _answers(url) and server.poll() is None:
-                time.sleep(0.1)
-            if server.poll() is None:
-                _open(f"{url}/{page}", browser)
-                click.echo("Ctrl-C ends it.")
-            server.wait()
-            log.seek(0)
-            lines = log.read().decode(errors="replace").splitlines()[-LAST_LINES:]
-            raise click.ClickException(
-                redact("\n".join(["MLflow's server has ended. Its last lines:", *lines]))
-            )
-        except KeyboardInterrupt:
-            pass
-        finally:
-            _end(server)
+    # In a session of its own: at a terminal's Ctrl-C it would print a traceback.
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    except KeyboardInterrupt:
+        pass
+    finally:
+        _end(process)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
@@ -84,8 +96,9 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(url: str) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        urllib.request.urlopen(f"{url}/health", timeout=1).close()
+        direct.open(f"{url}/health", timeout=1).close()
     except OSError:
         return False
     return True
@@ -106,7 +119,7 @@ def _free_port(wanted: int | None) -> int:
 
 
 def _open(url: str, browser: bool) -> None:
-    click.echo(f"The charts of the runs:\n{url}")
+    click.echo(f"The charts of the runs:\n{redact(url)}")
     if browser:
         webbrowser.open(url)
 

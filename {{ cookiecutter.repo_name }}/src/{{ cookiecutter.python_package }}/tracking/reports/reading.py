@@ -14,13 +14,14 @@ from kedro.utils import find_kedro_project
 
 from ..config import MlflowConfig, current_config, load_config
 from ..delivery.binding import Binding
-from ..delivery.delivery import Delivery, delivery_to
+from ..delivery.delivery import Delivery
 from ..delivery.route import Destination
 from ..names import best_start
 from ..points import key_prefix
 from ..process.mlflow_globals import active_run
+from ..process.state import process_state
 from .rules import Rule
-from .runs import NotFoundError, Runs
+from .runs import NotFoundError, Runs, catalog_rules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,8 @@ def bound_to_read(
     start = key_prefix(prefix, config.separator)
     destination = None if name else _run_at_hand(run_id, config)
     if destination is None:
-        runs = Runs(config, [replace(rule, start=start) for rule in rules])
+        own = [replace(rule, start=start) for rule in rules]
+        runs = Runs(config, [*own, *catalog_rules(config)] if name else own)
         try:
             with runs.reading():
                 found = runs.find(name).info.run_id if name else runs.last_with(start)
@@ -85,18 +87,19 @@ def _deliveries(binding: Binding) -> list[Delivery]:
     """The runs to read, the first that has what is wanted; this process may write to one."""
     if (own := binding.destination) is None:
         raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
-    return [delivery_to(run) if run == own else Delivery(run) for run in binding.sources or (own,)]
+    open_ones: dict[Destination, Delivery] = process_state().deliveries
+    return [open_ones.get(run) or Delivery(run) for run in binding.sources or (own,)]
 
 
 def points_of(binding: Binding) -> tuple[str, History]:
-    """The id of the first run that has the metrics, and all points of them by key."""
+    """The id of the first run that has the metrics, and their points by key, in step order."""
     best, run_id = best_start(binding.separator), ""
     for delivery in _deliveries(binding):
         found, run_id = delivery.histories(binding.start), delivery.destination.run_id
         # The best values have keys of their own.
         keys = [key for key in found if key.removeprefix(best) not in found.keys() - {key}]
         if keys:
-            return run_id, {key: found[key] for key in keys}
+            return run_id, {key: sorted(found[key], key=lambda point: point[1]) for key in keys}
     return run_id, {}
 
 
@@ -114,20 +117,19 @@ def exists(binding: Binding) -> bool:
 
 
 def shaped(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:
-    """Stored points in the shape in which a node returns them, in step order."""
-    by_step = sorted(points, key=lambda point: point[1])
-    shaped = [{"value": value, "step": step} for _, step, value in by_step]
+    """Points in the shape in which a node returns them."""
+    shaped = [{"value": value, "step": step} for _, step, value in points]
     return shaped[0] if len(shaped) == 1 else shaped
 
 
 def frame(run_id: str, history: History) -> pd.DataFrame:
-    """One row a point: key, step, value, timestamp, run; in the order of the steps."""
+    """One row a point: key, step, value, timestamp, run."""
     import pandas as pd
 
     rows = [
         (key, step, value, timestamp, run_id)
         for key, points in history.items()
-        for timestamp, step, value in sorted(points, key=lambda point: point[1])
+        for timestamp, step, value in points
     ]
     table = pd.DataFrame(rows, columns=["key", "step", "value", "timestamp", "run"])
     table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms", utc=True)

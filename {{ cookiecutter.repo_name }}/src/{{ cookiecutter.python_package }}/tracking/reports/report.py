@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,16 +16,16 @@ from ..process.state import process_state
 from ..redaction import redact
 from ..scanning.uris import charts
 from ..store.errors import reason
-from ..store.mlflow_store import store_at
+from ..store.mlflow_store import MlflowStore, store_at
 from ..store.queries import last_points
 from .live import live_lines
 from .rows import Value, number, rows, with_best
 from .rules import Rule, rule_of
-from .runs import previous
+from .runs import with_previous
 from .sheet import kedros_console
 from .system import start_monitor
 from .tables import run_sheet, title
-from .tally import Tally
+from .tally import Seen, Tally, seen_in
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_LIVE = 10  # metrics of a dataset in its live line
-# For how many seconds the store is asked for the run to compare with.
-PREVIOUS_SECONDS = 2.0
+# For how many seconds the store is asked, at the end, for what a summary shows.
+STORE_SECONDS = 5.0
 
 
 class RunReport:
@@ -56,7 +56,7 @@ class RunReport:
         console = kedros_console()
         self._live = live_lines(console) if config.summary else None
         self._monitor = self._quietly(start_monitor, delivery, config.system_metrics)
-        delivery.observers.append(self.record)
+        delivery.observers = (*delivery.observers, self.record)
 
     def record(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Count what is saved, on the thread that saves it."""
@@ -80,16 +80,20 @@ class RunReport:
         self.pause()
         if self._monitor:
             self._quietly(self._monitor.end)
-        self._delivery.observers.remove(self.record)
-        may_ask = not hasty and self._delivery.route.breaker.error is None
-        points: dict[str, tuple[float, int]] = {}
-        if may_ask and self._is_shared():
-            points = self._quietly(self._read) or {}
-        points |= {key: (seen.value, seen.step) for key, seen in self._tally.keys.items()}
-        points |= self._quietly(self._write_best) or {}
+        delivery = self._delivery
+        delivery.observers = tuple(each for each in delivery.observers if each != self.record)
+        may_ask = not hasty and delivery.route.breaker.error is None
+        seen = {} if self._is_shared() else self._tally.seen()
+        stored: dict[str, tuple[float, int]] = {}
+        if may_ask and (self._config.summary or self._is_shared()):
+            with store_at(delivery.destination.tracking_uri).deadline(STORE_SECONDS):
+                stored = self._quietly(self._read) or {}
+                if self._is_shared():
+                    self._quietly(self._read_histories, stored, seen)
+        own = {key: (each.value, each.step) for key, each in self._tally.seen().items()}
+        points = {key: stored[key] for key in stored.keys() - own.keys()} | own
+        points |= self._quietly(self._write_best, seen) or {}
         self._values = with_best(points, self._best_start)
-        if may_ask and self._config.summary:
-            self._previous = self._quietly(self._find_previous)
 
     def show(self, status: str, has_page: bool) -> None:
         """Print the summary and, if they are there, where the charts are."""
@@ -111,7 +115,7 @@ class RunReport:
         sheet.show(console)
 
     def _latest(self, metrics: Mapping[str, Points]) -> str:
-        seen = {key: self._tally.keys[key] for key in islice(metrics, MOST_LIVE)}
+        seen = self._tally.seen(islice(metrics, MOST_LIVE))
         values = (f"{metrics[key].name} {number(each.value)}" for key, each in seen.items())
         return f"step {max(each.step for each in seen.values())}  {'  '.join(values)}"
 
@@ -121,31 +125,29 @@ class RunReport:
         return run.is_external or run.run_id in process_state().runs_with_workers
 
     def _read(self) -> dict[str, tuple[float, int]]:
-        """The last points that the run has; and count the history of those that have a best."""
+        """The last points that the run has; and find the run before it."""
         self._delivery.flush()
-        run_id = self._delivery.destination.run_id
-        store = store_at(self._delivery.destination.tracking_uri)
-        points = last_points(store.get_run(run_id))
-        for start in {rule.start for rule in self._rules}:
-            for key, history in self._delivery.histories(start).items():
-                if rule_of(key, self._rules):
-                    self._tally.add_history(key, history)
-        return points
+        run = self._run
+        ask = self._delivery.route.ask
+        now, self._previous = ask(lambda store, _: with_previous(store, run))
+        return last_points(now or ask(MlflowStore.get_run))
 
-    def _write_best(self) -> dict[str, tuple[float, int]]:
+    def _read_histories(self, keys: Iterable[str], seen: dict[str, Seen]) -> None:
+        """Count what the run has of the keys that have a best value, whoever wrote it."""
+        store = store_at(self._delivery.destination.tracking_uri)
+        for key in keys:
+            if rule_of(key, self._rules) and store.retry.seconds_left() > 0:
+                seen[key] = seen_in(self._delivery.route.ask(partial(_history, key)))
+
+    def _write_best(self, seen: Mapping[str, Seen]) -> dict[str, tuple[float, int]]:
         found = {
             self._best_start + key: best
-            for key, seen in self._tally.keys.items()
-            if (rule := rule_of(key, self._rules)) and (best := seen.best(rule))
+            for key, each in seen.items()
+            if (rule := rule_of(key, self._rules)) and (best := each.best(rule))
         }
         metrics = {key: Points(key, (value,)) for key, (value, _) in found.items()}
         self._delivery.send(metrics, {key: (step,) for key, (_, step) in found.items()})
         return found
-
-    def _find_previous(self) -> Run | None:
-        store = store_at(self._delivery.destination.tracking_uri)
-        with store.deadline(PREVIOUS_SECONDS):
-            return previous(store, self._run.info.experiment_id, self._run.data.tags, self._run)
 
     def _quietly(self, function: Callable[..., object], *arguments: object) -> Any:
         try:
@@ -153,3 +155,7 @@ class RunReport:
         except Exception as error:
             logger.debug("The report of the run is not complete: %s", reason(error))
             return None
+
+
+def _history(key: str, store: MlflowStore, run_id: str) -> list[tuple[int, int, float]]:
+    return store.histories(run_id, key)[key]

@@ -7,10 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..names import SYSTEM
 from .rules import Limit, Rule, limits, rule_of
-
-# MLflow's own, of its system metrics.
-SYSTEM = "system/"
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,11 @@ def rows(runs: Sequence[Mapping[str, Value]], rules: Iterable[Rule]) -> list[Row
         Row(key, rule_of(key, rules), [run.get(key) for run in runs], by_key.get(key, ()))
         for key in keys
     ]
+
+
+def of_last(rows: Iterable[Row]) -> list[Row]:
+    """The rows that the last run has, first those whose limits it does not meet."""
+    return sorted((row for row in rows if row.values[-1]), key=lambda row: not row.broken)
 
 
 def with_best(points: Mapping[str, tuple[float, int]], best_start: str) -> dict[str, Value]:

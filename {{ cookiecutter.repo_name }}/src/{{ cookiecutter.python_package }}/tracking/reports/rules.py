@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from kedro.utils import load_obj
 
-from ..names import shown
+from ..names import SYSTEM, known_words, shown
 from ..points import allowed_name
 
 
@@ -77,9 +76,7 @@ def _rule(name: Any, given: Any) -> Rule:
     for word, value in given.items():
         what = f"'metrics' has for {name!r} {word!r}: {shown(value)}"
         if word not in _FIELDS:
-            near = get_close_matches(str(word), _FIELDS, n=1)
-            hint = f"did you mean {near[0]!r}? Known are" if near else "known are"
-            raise ValueError(f"{what}; {hint} {', '.join(_FIELDS)}")
+            raise ValueError(f"{what}; {known_words(word, _FIELDS)}")
         is_flag = isinstance(value, bool)
         if word == "greater_is_better" and not is_flag:
             raise ValueError(f"{what}; it is true or false")
@@ -116,21 +113,30 @@ def rules_in(catalog: Mapping[str, Any], separator: str) -> list[Rule]:
     """The rules in a catalog's configuration, also of dataset factories; explicit ones first."""
     found: list[Rule] = []
     for name, entry in catalog.items():
-        if not isinstance(entry, Mapping) or not entry.get("metrics") or entry.get("run_id"):
+        inner = entry.get("dataset") if isinstance(entry, Mapping) else None  # a CachedDataset's
+        given = inner if isinstance(inner, Mapping) else entry
+        if not isinstance(given, Mapping) or not given.get("metrics") or given.get("run_id"):
             continue
-        kind: Any = None
-        with suppress(ImportError, AttributeError, ValueError):
-            kind = load_obj(str(entry.get("type")))
-        bases = [base.__name__ for base in getattr(kind, "__mro__", ())]
-        if "MlflowMetricsDataset" in bases:
-            prefix = entry.get("prefix", name.partition("@")[0])
+        if _is_ours(given.get("type")):
+            prefix = given.get("prefix")
+            prefix = name.partition("@")[0] if prefix is None else str(prefix)
             start = name_pattern(re.sub("{.*?}", "*", prefix)) + separator if prefix else ""
-            found += [replace(rule, start=start) for rule in parse_rules(entry["metrics"])]
+            found += [replace(rule, start=start) for rule in parse_rules(given["metrics"])]
     return sorted(found, key=lambda rule: _is_pattern(rule.start))
 
 
+def _is_ours(kind: Any) -> bool:
+    """Whether the type of a catalog's entry is the metrics dataset, or a class made of it."""
+    loaded: Any = None
+    with suppress(ImportError, AttributeError, ValueError):
+        loaded = load_obj(str(kind))
+    return "MlflowMetricsDataset" in [base.__name__ for base in getattr(loaded, "__mro__", ())]
+
+
 def rule_of(key: str, rules: Iterable[Rule]) -> Rule | None:
-    """The first rule about a key."""
+    """The first rule about a key; none is about the system's metrics."""
+    if key.startswith(SYSTEM):
+        return None
     return next((rule for rule in rules if _matches(rule.key, key)), None)
 
 

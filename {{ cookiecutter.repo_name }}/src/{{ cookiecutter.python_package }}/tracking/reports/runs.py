@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -9,23 +10,26 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 from ..config import MlflowConfig
 from ..delivery.opening import START_SECONDS
 from ..names import Tag, best_start
+from ..process.state import process_state
 from ..scanning.uris import sqlite_path
 from ..store.client import require_mlflow
 from ..store.errors import TrackingError, as_tracking_error
-from ..store.mlflow_store import MlflowStore, store_at
+from ..store.mlflow_store import NEWEST_FIRST, MlflowStore, store_at
 from ..store.queries import last_points
 from .rows import Value, with_best
-from .rules import Rule, rule_of
+from .rules import Rule, rule_of, rules_in
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-# Of the newest runs, among which `last` and `previous` are looked for: a notebook's, and nested
-# runs, may be between.
-NEWEST = 50
+# So many runs are asked for where the one before a run is meant: others may run at the same time.
+NEWEST = 5
 FINISHED = "attributes.status = 'FINISHED'"
 
 
@@ -72,7 +76,7 @@ class Runs:
             return self.newest(1)[0]
         if name == "previous":
             before = self.before(self.newest(1)[0])
-            return self._existing([before] if before else [], "no finished run before the last")
+            return self._first([before] if before else [], "no finished run before the last")
         if word == "best" and rest:
             return self._best(rest)
         if word == "git" and rest:
@@ -84,13 +88,13 @@ class Runs:
         if len(found) > 1:
             raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
         found = found or self._search(f"attributes.run_name = {_quoted(name)}")
-        return self._existing(found, f"no run {name!r}")
+        return self._first(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
         """So many of the newest runs, or fewer; nested runs don't count. At least one is there."""
         search = f"tags.`{Tag.PIPELINE}` = {_quoted(pipeline)}" if pipeline else ""
-        found = self._search(search, NEWEST + count)[:count]
-        self._existing(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
+        found = self._search(search, count)
+        self._first(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
         return found
 
     def last_with(self, start: str) -> str:
@@ -105,7 +109,9 @@ class Runs:
 
     def before(self, run: Run) -> Run | None:
         """The last finished run of the same pipeline that began before this one."""
-        return previous(self.store, self.experiment, run.data.tags, run)
+        search = f"{FINISHED} and {_of_pipeline(run)}"
+        search += f" and attributes.start_time < {run.info.start_time}"
+        return next(iter(self._search(search)), None)
 
     def values(self, run: Run) -> dict[str, Value]:
         """What a run has, by key."""
@@ -127,11 +133,14 @@ class Runs:
                 " catalog `metrics:` with 'greater_is_better'."
             )
         order = "DESC" if rule.greater_is_better else "ASC"
+        found: dict[float, Run] = {}  # by value; not all runs have a best of their own
         for sorted_by in (best_start(self._config.separator) + key, key):
-            found = self._search(FINISHED, NEWEST, f"metrics.`{sorted_by}` {order}")
-            if found and sorted_by in found[0].data.metrics:
-                return found[0]
-        raise NotFoundError(f"No finished run has a metric {key!r}.")
+            for run in self._search(FINISHED, 1, f"metrics.`{sorted_by}` {order}"):
+                if not math.isnan(value := run.data.metrics.get(sorted_by, math.nan)):
+                    found.setdefault(value, run)
+        if not found:
+            raise NotFoundError(f"No finished run has a metric {key!r}.")
+        return found[max(found) if rule.greater_is_better else min(found)]
 
     def _of_commit(self, revision: str) -> Run:
         try:
@@ -147,29 +156,55 @@ class Runs:
         clean = f"tags.`{Tag.GIT_COMMIT}` = '{commit}' and tags.`{Tag.GIT_DIRTY}` = 'False'"
         found = self._search(f"{FINISHED} and {clean}")
         what = f"no finished run of the commit {commit[:8]} ({revision}) with a clean tree"
-        return self._existing(found, what)
+        return self._first(found, what)
 
-    def _search(self, search: str, count: int = NEWEST, order: str = "") -> list[Run]:
-        return _top_level(self.store.search_runs(search, self.experiment, count, order))
+    def _search(self, search: str, count: int = 1, order: str = NEWEST_FIRST) -> list[Run]:
+        return self.store.top_level_runs(search, self.experiment, count, order)
 
-    def _existing(self, found: Sequence[Run], what: str) -> Run:
+    def _first(self, found: Sequence[Run], what: str) -> Run:
         if not found:
             raise NotFoundError(f"The experiment {self._config.experiment!r} has {what}.")
         return found[0]
 
 
-def previous(
-    store: MlflowStore, experiment: str, tags: dict[str, str], run: Run | None = None
-) -> Run | None:
-    """The last finished run of the pipeline that these tags name, before ``run`` if given."""
-    search = f"{FINISHED} and tags.`{Tag.PIPELINE}` = {_quoted(tags.get(Tag.PIPELINE, ''))}"
-    if run:
-        search += f" and attributes.start_time < {run.info.start_time}"
-    return next(iter(_top_level(store.search_runs(search, experiment, 5))), None)
+@contextmanager
+def opened(config: MlflowConfig) -> Iterator[Runs]:
+    """The runs of a project, to be read within the block, with its credentials."""
+    runs = Runs(config, catalog_rules(config))
+    with runs.reading():
+        process_state().begin_tracking(config.tracking_uri, config.credentials)
+        try:
+            yield runs
+        finally:
+            process_state().end_tracking()
 
 
-def _top_level(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if Tag.PARENT_RUN not in run.data.tags]
+def catalog_rules(config: MlflowConfig) -> list[Rule]:
+    """What the project's catalog says of its metrics."""
+    try:
+        return rules_in(config.read_catalog(), config.separator)
+    except (ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise TrackingError(f"The catalog can't be read: {error}") from None
+
+
+def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]:
+    """A run as it is now, and the finished one of its pipeline before it: one request for both."""
+    search = f"{_of_pipeline(run)} and attributes.start_time <= {run.info.start_time}"
+    search += " and attributes.status != 'FAILED' and attributes.status != 'KILLED'"
+    found = store.search_runs(search, run.info.experiment_id, NEWEST)
+    now = next((each for each in found if each.info.run_id == run.info.run_id), None)
+    earlier = (
+        each
+        for each in found
+        if each is not now
+        and each.info.status == "FINISHED"
+        and Tag.PARENT_RUN not in each.data.tags
+    )
+    return now, next(earlier, None)
+
+
+def _of_pipeline(run: Run) -> str:
+    return f"tags.`{Tag.PIPELINE}` = {_quoted(run.data.tags.get(Tag.PIPELINE, ''))}"
 
 
 def _quoted(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, cast
@@ -93,6 +94,8 @@ def _escaped(text: str) -> str:
 
 def kedros_console() -> Console | None:
     """The console that Kedro's log goes to; None if the log has another form."""
+    if "rich.logging" not in sys.modules:  # rich is an extra of Kedro's
+        return None
     from rich.logging import RichHandler
 
     handlers = logging.getLogger().handlers

@@ -7,6 +7,7 @@ import threading
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from ..names import SYSTEM
 from ..points import Points
 from ..store.errors import reason
 
@@ -52,7 +53,7 @@ class Monitor(threading.Thread):
         self._step = 0
         if destination.is_external:
             steps = delivery.last_steps().items()
-            self._step = 1 + max((s for key, s in steps if key.startswith("system/")), default=-1)
+            self._step = 1 + max((s for key, s in steps if key.startswith(SYSTEM)), default=-1)
 
     def run(self) -> None:
         """Sample until the end, and once more then."""
@@ -74,7 +75,7 @@ class Monitor(threading.Thread):
 
     def _send(self, values: dict[str, float]) -> None:
         node = f"{self._monitor.node_id}/" if self._monitor.node_id else ""
-        keys = {f"system/{node}{name}": value for name, value in values.items()}
+        keys = {f"{SYSTEM}{node}{name}": value for name, value in values.items()}
         metrics = {key: Points(key, (float(value),)) for key, value in keys.items()}
         self._delivery.send(metrics, dict.fromkeys(metrics, (self._step,)))
         self._step += 1

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .rows import Row, number
+from .rows import Row, number, of_last
 from .rules import Limit
 from .sheet import BAD, BEST, GOOD, Cell, Sheet
 
@@ -26,10 +27,10 @@ def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) 
     has_best = any(value and value.best is not None for row in rows for value in row.values[-1:])
     is_broken = any(row.broken for row in rows)
     sheet = Sheet(["metric", "last", *["best"] * has_best, *since, *["limit"] * is_broken])
+    rows = of_last(rows)
     for row in rows[:most]:
         value = row.values[-1]
-        if value is None:  # only the run before has it
-            continue
+        assert value
         cells = [Cell(row.key), Cell(number(value.last), "", value.last)]
         if has_best:
             step = "" if value.best is None else f" at {value.best_step}"
@@ -46,7 +47,7 @@ def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) 
 
 def _change(row: Row, run: int) -> Cell:
     change = row.change(run)
-    if change is None:
+    if change is None or math.isnan(change):
         return Cell("")
     better = row.is_better(run)
     word = {True: " better", False: " worse", None: ""}[better]

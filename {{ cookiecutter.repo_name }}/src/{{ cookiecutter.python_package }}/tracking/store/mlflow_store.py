@@ -30,6 +30,7 @@ StrMap = Mapping[str, str]
 # For how many seconds requests are tried, unless another deadline has been set.
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+NEWEST_FIRST = "attributes.start_time DESC"
 
 
 class Retry:
@@ -161,11 +162,15 @@ class MlflowStore:
         """Remove a tag of a run, if it has it."""
         self.call(lambda client: queries.delete_tag(client, run_id, key))
 
-    def search_runs(
-        self, search: str = "", experiment: str = "", newest: int = 0, first: str = ""
-    ) -> list[Run]:
+    def search_runs(self, search: str = "", experiment: str = "", newest: int = 0) -> list[Run]:
         """The runs that a filter finds, in one or all experiments; ``newest``: only so many."""
-        return self.call(lambda c: queries.search_runs(c, search, experiment, newest, first))
+        return self.call(lambda client: queries.search_runs(client, search, experiment, newest))
+
+    def top_level_runs(
+        self, search: str, experiment: str, count: int, order: str = NEWEST_FIRST
+    ) -> list[Run]:
+        """The first so many runs that a filter finds and that are nested in no other, or fewer."""
+        return self.call(lambda c: queries.top_level_runs(c, search, experiment, count, order))
 
     def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
         """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""

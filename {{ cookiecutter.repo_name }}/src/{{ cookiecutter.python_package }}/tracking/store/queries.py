@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from ..names import FOR_MODELS, METRICS_PER_REQUEST, Tag
@@ -76,16 +77,26 @@ def get_run(client: MlflowClient, run_id: str, named_by: str) -> Run:
     return run
 
 
-def search_runs(
-    client: MlflowClient, search: str, experiment: str, newest: int, first: str
-) -> list[Run]:
-    """The runs that a filter finds, in one or all experiments, the oldest or so many newest.
-
-    ``first``: an order by which others come first.
-    """
+def search_runs(client: MlflowClient, search: str, experiment: str, newest: int) -> list[Run]:
+    """The runs that a filter finds, in one or all experiments, the oldest or so many newest."""
     ids = [experiment] if experiment else list(_experiments(client))
-    order = [first or f"attributes.start_time {'DESC' if newest else 'ASC'}"]
+    order = [f"attributes.start_time {'DESC' if newest else 'ASC'}"]
     return list(client.search_runs(ids, search, 1, newest or RUNS_PER_REQUEST, order))
+
+
+def top_level_runs(
+    client: MlflowClient, search: str, experiment: str, count: int, order: str
+) -> list[Run]:
+    """The first so many runs that a filter finds and that are nested in no other, or fewer."""
+    found: list[Run] = []
+    token, sizes = None, chain((count, FIRST_PART), repeat(LARGEST_PART))
+    while len(found) < count:
+        page = client.search_runs([experiment], search, 1, next(sizes), [order], token)
+        found += [run for run in page if Tag.PARENT_RUN not in run.data.tags]
+        token = page.token
+        if not token:
+            break
+    return found[:count]
 
 
 def _experiments(client: MlflowClient) -> Iterator[str]:
