@@ -20,8 +20,8 @@ from ..process.state import process_state
 from ..scanning.uris import sqlite_path
 from ..store.client import require_mlflow
 from ..store.errors import TrackingError, as_tracking_error
-from ..store.mlflow_store import NEWEST_FIRST, MlflowStore, store_at
-from ..store.queries import last_points
+from ..store.mlflow_store import MlflowStore, store_at
+from ..store.queries import NEWEST_FIRST, last_points, top_level_runs
 from .rows import Value, with_best
 from .rules import Rule, rule_of, rules_in
 
@@ -159,7 +159,8 @@ class Runs:
         return self._first(found, what)
 
     def _search(self, search: str, count: int = 1, order: str = NEWEST_FIRST) -> list[Run]:
-        return self.store.top_level_runs(search, self.experiment, count, order)
+        within = self.experiment
+        return self.store.call(lambda client: top_level_runs(client, search, within, count, order))
 
     def _first(self, found: Sequence[Run], what: str) -> Run:
         if not found:

@@ -6,7 +6,9 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import copy
 from importlib.util import find_spec
 from types import FunctionType, MethodType
@@ -81,15 +83,41 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
     """
     from mlflow.utils import rest_utils
 
+    first = _First()
+
     def http_request(*arguments: Any, **options: Any) -> Any:
-        options |= {"max_retries": 0, "timeout": timeout(), "raise_on_status": False}
-        return check_answer(rest_utils.http_request(*arguments, **options))
+        with first.alone(timeout()):
+            options |= {"max_retries": 0, "timeout": timeout(), "raise_on_status": False}
+            return check_answer(rest_utils.http_request(*arguments, **options))
 
     call_endpoint = _with_globals(rest_utils.call_endpoint, http_request=http_request)
     method = _with_globals(type(store)._call_endpoint, call_endpoint=call_endpoint)
     server = copy(store)
     server._call_endpoint = MethodType(method, server)
     return server
+
+
+class _First:
+    """Until a server has answered once, this process's threads ask it one after the other.
+
+    MLflow's server (3.17) takes 0.3 s of computing to check a password, and remembers which ones
+    are right (``auth_cache_ttl_seconds``): a hundred first requests at once would take all of that.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._has_answered = False
+
+    @contextmanager
+    def alone(self, seconds: float) -> Iterator[None]:
+        """Wait for at most so many seconds for who has asked before."""
+        is_mine = not self._has_answered and self._lock.acquire(timeout=seconds)
+        try:
+            yield
+            self._has_answered = True
+        finally:
+            if is_mine:
+                self._lock.release()
 
 
 def _with_globals(function: Any, **names: Any) -> FunctionType:

@@ -30,7 +30,6 @@ StrMap = Mapping[str, str]
 # For how many seconds requests are tried, unless another deadline has been set.
 RETRY_SECONDS = 20.0
 FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-NEWEST_FIRST = "attributes.start_time DESC"
 
 
 class Retry:
@@ -38,19 +37,25 @@ class Retry:
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}  # by thread
+        self._silences: dict[int, float] = {}  # by thread, the seconds for which none may answer
 
     @contextmanager
-    def deadline(self, seconds: float | None = None) -> Iterator[None]:
-        """All requests within the block have so many seconds together; an outer deadline wins."""
-        thread = threading.get_ident()
+    def deadline(self, seconds: float | None = None, of_silence: bool = False) -> Iterator[None]:
+        """All requests within the block have so many seconds together; an outer deadline wins.
+
+        ``of_silence``: counted anew from each answer. A busy server answers late, but it does.
+        """
+        thread, seconds = threading.get_ident(), seconds or RETRY_SECONDS
         is_outer = thread not in self._deadlines
         if is_outer:
-            self._deadlines[thread] = time.monotonic() + (seconds or RETRY_SECONDS)
+            self._deadlines[thread] = time.monotonic() + seconds
+            self._silences |= {thread: seconds} if of_silence else {}
         try:
             yield
         finally:
             if is_outer:
                 self._deadlines.pop(thread, None)
+                self._silences.pop(thread, None)
 
     def __call__(self, request: Callable[[], T]) -> T:
         """Make a request, again and again until the deadline while its error is transient."""
@@ -58,20 +63,20 @@ class Retry:
         with self.deadline():
             while True:
                 try:
-                    return request()
+                    answer = request()
                 except Exception as error:
                     if not is_transient(error) or self.seconds_left() < wait:
                         raise
+                else:
+                    if seconds := self._silences.get(threading.get_ident()):
+                        self._deadlines[threading.get_ident()] = time.monotonic() + seconds
+                    return answer
                 time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
                 wait = min(wait * 2, LONGEST_WAIT)
 
     def lets_log(self, record: logging.LogRecord) -> bool:
         """Whether a logger may warn of an error: not where requests are made again, or raise it."""
         return record.levelno < logging.WARNING or threading.get_ident() not in self._deadlines
-
-    def extend(self, seconds: float) -> None:
-        """Move the deadline."""
-        self._deadlines[threading.get_ident()] += seconds
 
     def seconds_left(self) -> float:
         """Seconds until the deadline; less than none when it is over."""
@@ -121,15 +126,11 @@ class MlflowStore:
         self.is_open = True
 
     def _open(self) -> str | None:
-        began = time.monotonic()
         if self._path:
-            problem = make_or_check(self._path)
-        elif self._is_database_server:
-            problem = database.make_or_check(self.uri, self.retry.seconds_left())
-        else:
-            return None
-        self.retry.extend(time.monotonic() - began)  # the time to create it does not count
-        return problem
+            return make_or_check(self._path)
+        if self._is_database_server:
+            return database.make_or_check(self.uri, self.retry.seconds_left())
+        return None
 
     def experiment_id(self, name: str) -> str:
         """The id of the experiment; it is created if there is none."""
@@ -166,12 +167,6 @@ class MlflowStore:
         """The runs that a filter finds, in one or all experiments; ``newest``: only so many."""
         return self.call(lambda client: queries.search_runs(client, search, experiment, newest))
 
-    def top_level_runs(
-        self, search: str, experiment: str, count: int, order: str = NEWEST_FIRST
-    ) -> list[Run]:
-        """The first so many runs that a filter finds and that are nested in no other, or fewer."""
-        return self.call(lambda c: queries.top_level_runs(c, search, experiment, count, order))
-
     def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
         """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""
         from mlflow.entities import RunStatus
@@ -179,7 +174,11 @@ class MlflowStore:
         number = RunStatus.from_string(status)
         end_time = end_time or time.time_ns() // 1_000_000
         # MlflowClient.set_terminated() would print the run's URL, password and all.
-        self.call(lambda client: _backend(client).update_run_info(run_id, number, end_time, None))
+        self.call(
+            lambda client: client._tracking_client.store.update_run_info(
+                run_id, number, end_time, None
+            )
+        )
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Write points in one request: at most ``METRICS_PER_REQUEST``."""
@@ -190,14 +189,16 @@ class MlflowStore:
         # time. For a tracking server they are made in its own process.
         with nullcontext() if self.uri.startswith("http") else gc_paused():
             # MlflowClient.log_batch would make each of the metrics anew.
-            self.call(lambda client: _backend(client).log_batch(run_id, metrics, [], []))
+            self.call(
+                lambda client: client._tracking_client.store.log_batch(run_id, metrics, [], [])
+            )
 
     def log_params_and_tags(self, run_id: str, params: StrMap = {}, tags: StrMap = {}) -> None:  # noqa: B006
         """Write parameters and tags in one request: at most ``PARAMS_PER_REQUEST`` of each."""
         from mlflow.entities import Param, RunTag
 
         facts = [Param(*item) for item in params.items()], [RunTag(*item) for item in tags.items()]
-        self.call(lambda client: _backend(client).log_batch(run_id, [], *facts))
+        self.call(lambda client: client._tracking_client.store.log_batch(run_id, [], *facts))
 
     def last_steps(self, run_id: str) -> dict[str, int]:
         """The highest step of every key that the run has."""
@@ -238,10 +239,6 @@ class MlflowStore:
                 client = make_client(self.uri, self.retry)
                 self._client, self._client_inode = client, file
             return client
-
-
-def _backend(client: MlflowClient) -> Any:
-    return client._tracking_client.store
 
 
 def store_at(uri: str) -> MlflowStore:

@@ -23,6 +23,7 @@ History = dict[str, list[tuple[int, int, float]]]
 # The newest runs of an experiment are looked through in parts: as a rule the first one is enough.
 # A run may have hundreds of parameters and metrics, and a tracking server sends all of them.
 FIRST_PART, LARGEST_PART = 20, 500
+NEWEST_FIRST = "attributes.start_time DESC"
 READERS = 8  # requests at once, where the history of each key is one
 # MLflow's SQL stores keep an infinity as the largest double of its sign.
 _LARGEST = math.nextafter(math.inf, 0)
@@ -154,7 +155,7 @@ def _newest_runs(
         yield from _query_newest(store, experiment, most, finished)
         return
     token, size = None, FIRST_PART
-    order = ["attributes.start_time DESC"]
+    order = [NEWEST_FIRST]
     search = "attributes.status = 'FINISHED'" if finished else ""
     while most > 0:
         runs = client.search_runs([experiment], search, 1, min(size, most), order, token)
