@@ -8,6 +8,7 @@ import click
 
 from .reports.commands import check, compare, history, show, ui, upgrade
 from .reports.options import InProject, in_project
+from .reports.sharing import close_run, open_run
 
 
 @click.group()
@@ -47,5 +48,5 @@ def sync(project: InProject, running: bool, discard: str | None) -> None:
     sys.exit(0 if done else 1)
 
 
-for command in (show, compare, history, check, ui, upgrade):
+for command in (show, compare, history, check, ui, upgrade, open_run, close_run):
     metrics.add_command(command)

@@ -113,8 +113,13 @@ def _each(outbox: Outbox, target: MlflowStore, running: bool) -> Iterator[tuple[
 
 def _tags(run: Run, spool: MlflowStore) -> dict[str, str]:
     """A run's tags, and its parent's: a nested run of a node's own has no store and process."""
-    parent = run.data.tags.get(Tag.PARENT_RUN)
+    parent = _spooled_parent(run)
     return {**(_tags(spool.get_run(parent), spool) if parent else {}), **run.data.tags}
+
+
+def _spooled_parent(run: Run) -> str | None:
+    """The run around a node's own one, which began here as well; a Kedro run's is in the target."""
+    return None if Tag.TARGET_STORE in run.data.tags else run.data.tags.get(Tag.PARENT_RUN)
 
 
 def _obstacle(store: str, uri: str) -> str | None:
@@ -184,7 +189,7 @@ def _target_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
         return target_id
     tags = {key: value for key, value in run.data.tags.items() if key not in _NOT_COPIED}
     tags[Tag.IDEMPOTENCY_KEY] = run.data.tags.get(Tag.IDEMPOTENCY_KEY, run.info.run_id)
-    if parent := tags.get(Tag.PARENT_RUN):  # a nested run of a node's
+    if parent := _spooled_parent(run):
         tags[Tag.PARENT_RUN] = _target_run(spool.get_run(parent), spool, target)
     experiment = spool.call(lambda client: client.get_experiment(run.info.experiment_id))
     target_experiment = target.experiment_id(experiment.name)

@@ -69,27 +69,32 @@ def show(project: InProject, run: str, form: Form) -> None:
 @_run("names", nargs=-1)
 @click.option("--last", type=click.IntRange(1), help="So many of the newest runs (2).")
 @click.option("--pipeline", default="", help="Only runs of this pipeline, with --last.")
+@click.option("--parent", metavar="RUN", default="", help="The runs within it, the best first.")
+@click.option("--by", metavar="KEY", default="", help="The metric that says so, with --parent.")
 @printed
 @in_project
 @_about_runs
 def compare(
-    project: InProject, names: tuple[str, ...], last: int | None, pipeline: str, form: Form
+    project: InProject, *, names: tuple[str, ...], parent: str, by: str, form: Form, **newest: Any
 ) -> None:
     """Compare RUNs, the first with the others: values, changes, the best (*), and parameters."""
+    from .children import children_sheet, ranked
     from .rows import differing, rows
-    from .sheet import Cell
     from .tables import compare_sheet
 
-    if names and (last or pipeline):
-        raise click.UsageError("Name runs, or give --last and --pipeline.")
+    last, pipeline = newest["last"], newest["pipeline"]
+    if bool(names) + bool(last or pipeline) + bool(parent) > 1 or (by and not parent):
+        raise click.UsageError("Name runs, or give --last and --pipeline, or --parent and --by.")
     with project.runs() as runs:
         chosen = [runs.find(name) for name in names]
+        if parent:
+            chosen, by = ranked(runs, runs.find(parent), by)
         found = chosen or runs.newest(last or 2, pipeline)[::-1]
         lines = rows([runs.values(each) for each in found], runs.rules)
     params = differing([each.data.params for each in found])
-    sheet = compare_sheet(lines, found)
-    for name, values in params.items():
-        sheet.rows.append([Cell(f"params:{name}"), *(Cell(value or "") for value in values)])
+    sheet = compare_sheet(lines, found, params)
+    if parent:
+        sheet = children_sheet(lines, found, params, by)
     data = {
         "runs": [_run_data(each) for each in found],
         "metrics": [

@@ -93,6 +93,13 @@ class Runs:
         self._existing(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
         return found
 
+    def children(self, run: Run) -> list[Run]:
+        """The runs within a run, which has at least one."""
+        search = f"tags.`{Tag.PARENT_RUN}` = '{run.info.run_id}'"
+        found = self.store.search_runs(search, self.experiment)
+        self._existing(found, f"no runs within {run.info.run_name} ({run.info.run_id[:8]})")
+        return found
+
     def last_with(self, start: str) -> str:
         """The id of the last finished run that has keys which begin so."""
         found = self.store.newest_with(self.experiment, {start}, True)
