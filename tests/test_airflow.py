@@ -71,8 +71,8 @@ class Dags:
             return list(database.execute(query, (run.info.run_id,)))
 
     def _command(self, program: str, *arguments: str) -> str:
-        command = self._bin / program, *arguments
-        done = self.project.attempt(*command, cwd=self.project.path, **self._environment)
+        path, given = self.project.path, self._environment
+        done = self.project.attempt(self._bin / program, *arguments, cwd=path, **given)
         # Whether `airflow dags test` of a failing DAG fails itself is Airflow's affair.
         assert done.returncode == 0 or arguments[:2] == ("dags", "test"), done.stdout + done.stderr
         return done.stdout + done.stderr
