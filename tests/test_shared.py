@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import Server
 from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from lab.tracking.delivery.resolved import Resolved, resolve
@@ -292,6 +293,38 @@ def test_a_repeated_step_writes_no_point_twice(lab: Lab, runner: Any) -> None:
     assert run.data.metrics["best.curves_metrics.loss"] == 0.125
 
 
+def test_a_repeated_step_on_a_server(lab: Lab, server: Server) -> None:
+    lab.configure(tracking_uri=server.url)
+    run_id = opened(lab)
+
+    for _ in range(2):
+        lab.run("everything", params={"mlflow_run_id": run_id}, node_names=["a", "stream"])
+
+    assert closed(lab, run_id, "FINISHED").info.status == "FINISHED"
+    assert all_points(lab.store, run_id) == {
+        "a_metrics.curve": [(0, 0.1), (1, 0.2)],
+        "a_metrics.score": [(0, 0.5)],
+        "stream_metrics.loss": [(epoch, 1 / (1 + epoch)) for epoch in range(20)],
+    }
+
+
+def test_a_repeated_step_in_an_outage(lab: Lab, server: Server) -> None:
+    """It is written to the outbox, and what is there already does not come from there again."""
+    lab.configure(tracking_uri=server.url, on_outage="spool")
+    run_id = opened(lab)
+    given = {"mlflow_run_id": run_id}
+    lab.run("curves", params={**given, "values": [0.5, 0.25]})
+    server.stop()
+    lab.run("curves", params={**given, "values": [0.5, 0.25, 0.125]})
+    server.start()
+
+    assert lab.sync()[0]
+
+    found = all_points(lab.store, run_id)
+    assert found["curves_metrics.loss"] == [(0, 0.5), (1, 0.25), (2, 0.125)]
+    assert lab.runs()[0].info.status == "RUNNING"
+
+
 def test_nan_and_infinity_are_not_written_twice_either(lab: Lab) -> None:
     run_id, values = opened(lab), [math.nan, math.inf, -math.inf, 0.1 + 0.2]
 
@@ -387,6 +420,17 @@ def test_a_run_within_another_that_began_in_the_outbox(lab: Lab) -> None:
 
     child = next(run for run in lab.runs() if run.info.run_id != parent)
     assert (child.data.tags[Tag.PARENT_RUN], child.info.status) == (parent, "FINISHED")
+
+
+def test_a_run_around_others_is_no_run_to_compare_with(lab: Lab) -> None:
+    lab.run("curves", params={"values": [0.5]})
+    (before,) = lab.runs()
+    parent = opened(lab, "--pipeline=curves")
+    lab.run("curves", params={"values": [0.4], "mlflow_parent_run_id": parent})
+    closed(lab, parent, "FINISHED")
+    lab.run("curves", params={"values": [0.3]})
+
+    assert data(lab, "show")["since"]["run_id"] == before.info.run_id
 
 
 # The best of them

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 
 from ..points import Points
+from ..store.errors import StoreUnavailableError
 from .route import Route
 
 Metrics = Mapping[str, Points]  # by key
@@ -27,9 +28,7 @@ class Earlier:
     def without(self, metrics: Metrics, steps: Steps) -> tuple[Metrics, Steps]:
         """The metrics without the points, (step, value), that the run had."""
         with self._lock:
-            if self._keys is None:
-                self._keys = set(self._route.last_steps())
-            known = {key: self._known(key) for key in metrics.keys() & self._keys}
+            known = self._known(metrics)
         found, left = dict(metrics), dict(steps)
         for key, there in known.items():
             rows = zip(metrics[key].values, steps[key], strict=True)
@@ -37,11 +36,19 @@ class Earlier:
             found[key], left[key] = _only(metrics[key], is_new), list(compress(steps[key], is_new))
         return found, left
 
-    def _known(self, key: str) -> set[tuple[int, float]]:
-        if key not in self._points:
-            points = self._route.histories(key).get(key, ())
-            self._points[key] = {(step, value) for _, step, value in points}
-        return self._points[key]
+    def _known(self, keys: Iterable[str]) -> dict[str, set[tuple[int, float]]]:
+        """By key, what the run had; in an outage, of what is known so far."""
+        try:
+            if self._keys is None:
+                found = set(self._route.last_steps())
+                self._keys = found if self._route.breaker.error is None else None
+            for key in (self._keys or set()).intersection(keys) - self._points.keys():
+                points = self._route.histories(key).get(key, ())
+                self._points[key] = {(step, value) for _, step, value in points}
+        except StoreUnavailableError:
+            if self._route.destination.outbox is None:
+                raise
+        return {key: self._points[key] for key in keys if key in self._points}
 
 
 def _comparable(value: float) -> float:

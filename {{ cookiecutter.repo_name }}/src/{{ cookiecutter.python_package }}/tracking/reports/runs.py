@@ -172,7 +172,10 @@ def previous(
     search = f"{FINISHED} and tags.`{Tag.PIPELINE}` = {_quoted(tags.get(Tag.PIPELINE, ''))}"
     if run:
         search += f" and attributes.start_time < {run.info.start_time}"
-    return next(iter(_top_level(store.search_runs(search, experiment, 5))), None)
+    found = _top_level(store.search_runs(search, experiment, 5))
+    return next(
+        (each for each in found if each.data.metrics), None
+    )  # the run around others has none
 
 
 def _top_level(runs: Sequence[Run]) -> list[Run]:
