@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import mlflow
 import pytest
 import yaml
+from click.testing import CliRunner, Result
 from cookiecutter.main import cookiecutter
 from kedro.framework.context import KedroContext
 from kedro.framework.session import KedroSession
+from kedro.framework.startup import ProjectMetadata
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -401,3 +404,33 @@ class Lab:
             MlflowClient(f"sqlite:///{self.outbox}")._tracking_client.store.engine.dispose()
             self.outbox.unlink()
         mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+
+
+def metrics(lab: Lab, *arguments: str) -> Result:
+    """Run a command of `kedro metrics` in this process."""
+    from lab.tracking.cli import metrics as group
+
+    project = ProjectMetadata(
+        config_file=lab.path / "pyproject.toml",
+        package_name="lab",
+        project_name="Lab",
+        project_path=lab.path,
+        source_dir=lab.path / "src",
+        kedro_init_version="1.0.0",
+        tools=[],
+        example_pipeline="no",
+    )
+    # What it says of the project goes to Kedro's console, which is not the runner's.
+    command, *more = arguments
+    options = [command, f"--conf-source={lab.conf}", *more]
+    result = CliRunner().invoke(group, options, obj=project)
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def data(lab: Lab, *arguments: str) -> Any:
+    """What a command prints as JSON."""
+    result = metrics(lab, *arguments, "--json")
+    assert result.exit_code in (0, 1), result.output
+    return json.loads(result.output[result.output.index("{") :])

@@ -26,6 +26,7 @@ ALIASES = {
     "History",
     "Metrics",
     "NamesSecret",
+    "Params",
     "PlotlyPreview",
     "Request",
     "Span",

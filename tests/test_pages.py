@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from helpers import STARTER, Process, free_port
+import yaml
+from helpers import KEDRO, STARTER, Process, Project, free_port, points_in
+from lab.tracking.names import Tag
 
 FIRST_DAY = STARTER / "docs" / "first-day.md"
+SWEEPS = STARTER / "docs" / "sweeps.md"
+ORCHESTRATORS = STARTER / "docs" / "orchestrators.md"
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LEFT_OUT = "…"
 VARYING = {
@@ -155,3 +160,86 @@ def test_the_first_day_is_as_its_page_says(tool: str, tmp_path: Path) -> None:
                 break
         else:
             shell.write(*step)
+
+
+class ProjectShell(Shell):
+    """What one has in a project's folder, in the environment of the tests."""
+
+    def __init__(self, project: Project) -> None:
+        super().__init__(project.path)
+        self.environment["PYTHONPATH"] = str(project.path / "src")
+        self.environment["PATH"] = f"{KEDRO.parent}{os.pathsep}{self.environment['PATH']}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_sweeps_are_as_their_page_says(example: Project) -> None:
+    """20 trials on four processes, and three with Optuna in one."""
+    shell = ProjectShell(example)
+
+    for step in steps(SWEEPS):
+        if isinstance(step, Command):
+            check(step, shell.run(step.text))
+        else:
+            shell.write(*step)
+
+    runs = example.runs()
+    parents = {run.info.run_name: run for run in runs if Tag.PARENT_RUN not in run.data.tags}
+    assert parents.keys() == {"sweep", "optuna"}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for name, trials in {"sweep": 20, "optuna": 3}.items():
+        parent = parents[name]
+        children = [r for r in runs if r.data.tags.get(Tag.PARENT_RUN) == parent.info.run_id]
+        rates = {run.data.params["training.learning_rate"] for run in children}
+        assert (len(children), len(rates)) == (trials, trials)
+        assert parent.info.end_time >= max(run.info.end_time for run in children)
+        assert points_in(example.store, parent) == {}
+        for run in children:
+            points = points_in(example.store, run)
+            curves = ["my_model_metrics.loss", "training_metrics.accuracy", "training_metrics.loss"]
+            for key in curves:
+                assert [step for step, _ in points[key]] == list(range(20)), key
+            assert [step for step, _ in points["my_model_metrics.accuracy"]] == [19]
+
+
+@pytest.mark.slow
+def test_steps_of_an_orchestrator_are_as_their_page_says(
+    bake: Callable[..., Path], store: Path
+) -> None:
+    project = Project(bake(project_name="My Project", include_example="no"))
+    shutil.copy(store, project.store)
+    project.add_pipeline("chain")
+    shell = ProjectShell(project)
+    for step in steps(ORCHESTRATORS):
+        if not isinstance(step, Command):
+            shell.write(*step)
+
+    project.write("conf/base/parameters.yml", "judge: ok\n")
+    shell.run("bash steps.sh")
+    shell.run("python steps.py")
+    project.write("conf/base/parameters.yml", "judge: error\n")
+    shell.run("! bash steps.sh")
+
+    *well, failed = project.runs()
+    assert [run.info.run_name for run in well] == ["nightly", "nightly in Python"]
+    assert {run.info.status for run in well} == {"FINISHED"}
+    for run in well:
+        assert points_in(project.store, run) == {
+            "chain_metrics.score": [(0, 0.5)],
+            "chain_metrics.loss": [(0, 0.3), (1, 0.2)],
+            "verdict_metrics.score": [(0, 0.5)],
+            "verdict_metrics.losses": [(0, 2.0)],
+        }
+    assert (failed.info.status, failed.data.tags[Tag.ERROR]) == ("FAILED", "ValueError: no verdict")
+
+
+def test_what_is_for_orchestrators_can_be_parsed() -> None:
+    blocks = FENCE.findall(ORCHESTRATORS.read_text(encoding="utf-8"))
+    assert {kind for kind, _ in blocks} == {"bash", "console", "python", "yaml"}
+    for kind, block in blocks:
+        if kind == "python":
+            ast.parse(block)
+        elif kind == "yaml":
+            assert yaml.safe_load(block)
+        elif kind == "bash":
+            subprocess.run(["bash", "-n", "-c", block], check=True)

@@ -21,10 +21,8 @@ from typing import Any
 
 import pytest
 from click import ClickException
-from click.testing import CliRunner, Result
-from helpers import KEDRO, STARTER, Lab, Project, points_in
+from helpers import KEDRO, STARTER, Lab, Project, data, metrics, points_in
 from jsonschema import Draft202012Validator
-from kedro.framework.startup import ProjectMetadata
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
 from lab.tracking.dataset import MlflowMetricsDataset
@@ -60,36 +58,6 @@ def train(lab: Lab, *values: float, **options: Any) -> str:
     """Run the pipeline; returns the id of its MLflow run."""
     lab.run("curves", params={"values": list(values), **options})
     return str(lab.runs()[-1].info.run_id)
-
-
-def metrics(lab: Lab, *arguments: str) -> Result:
-    """Run a command of `kedro metrics` in this process."""
-    from lab.tracking.cli import metrics as group
-
-    project = ProjectMetadata(
-        config_file=lab.path / "pyproject.toml",
-        package_name="lab",
-        project_name="Lab",
-        project_path=lab.path,
-        source_dir=lab.path / "src",
-        kedro_init_version="1.0.0",
-        tools=[],
-        example_pipeline="no",
-    )
-    # What it says of the project goes to Kedro's console, which is not the runner's.
-    command, *more = arguments
-    options = [command, f"--conf-source={lab.conf}", *more]
-    result = CliRunner().invoke(group, options, obj=project)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def data(lab: Lab, *arguments: str) -> Any:
-    """What a command prints as JSON."""
-    result = metrics(lab, *arguments, "--json")
-    assert result.exit_code in (0, 1), result.output
-    return json.loads(result.output[result.output.index("{") :])
 
 
 # Rules
@@ -576,7 +544,7 @@ def test_nested_runs_are_not_meant(curves: Lab) -> None:
         (["compare", "--pipeline", "nope"], "has no runs of the pipeline 'nope'"),
         (["history", "curves_metrics.los"], "did you mean 'curves_metrics.loss'?"),
         (["check", "--against", "nope"], "has no run 'nope'"),
-        (["compare", "last", "--last", "2"], "Name runs, or give --last and --pipeline."),
+        (["compare", "last", "--last", "2"], "Name runs, or give --last and --pipeline, or"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(curves: Lab, arguments: list[str], part: str) -> None:
@@ -1084,7 +1052,8 @@ def test_runs_are_completed_in_the_shell() -> None:
 
     complete = ShellComplete(group, {}, "kedro", "_KEDRO_COMPLETE")
     commands = [each.value for each in complete.get_completions([], "")]
-    assert commands == ["check", "compare", "history", "show", "sync", "ui", "upgrade"]
+    expected = ["check", "close", "compare", "history", "open", "show", "sync", "ui", "upgrade"]
+    assert commands == expected
     assert [each.value for each in complete.get_completions(["show"], "l")] == ["last"]
 
 

@@ -7,8 +7,10 @@ import sys
 import click
 
 from .config import MlflowConfig
-from .reports.commands import check, compare, history, show, ui, upgrade
+from .reports.commands import check, compare, history, show
 from .reports.options import in_project
+from .reports.serving import ui, upgrade
+from .reports.sharing import close_run, open_run
 
 
 @click.group()
@@ -48,5 +50,5 @@ def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
     sys.exit(0 if done else 1)
 
 
-for command in (show, compare, history, check, ui, upgrade):
+for command in (show, compare, history, check, ui, upgrade, open_run, close_run):
     metrics.add_command(command)

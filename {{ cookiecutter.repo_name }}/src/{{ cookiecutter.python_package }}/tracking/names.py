@@ -32,6 +32,8 @@ class Tag:
     PROCESS = "kedro.process"  # the one that opened it, and others: their ids and when they began
     # One value for each run: tells whether a request whose answer was lost has created the run.
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
+    # A run of `kedro metrics open`, for Kedro runs that may be repeated; for whom it was opened.
+    SHARED = "kedro.shared"
     # Of a run that began in the outbox: its target store; its target run, if that is an external
     # one; and that this is so, and its end not to be written.
     TARGET_STORE = "kedro.spool.store"

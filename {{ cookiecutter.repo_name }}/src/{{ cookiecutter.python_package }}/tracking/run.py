@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from .config import MlflowConfig
 from .delivery.delivery import Delivery, delivery_to
 from .delivery.nested import attempt_all, end_created, end_nested
-from .delivery.opening import NewRun, Resolved, open_destination, resolve
+from .delivery.opening import NewRun, open_destination
 from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox, tell_what_waits
+from .delivery.resolved import Resolved, resolve
 from .delivery.route import Destination
 from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
 from .process.active_runs import ActiveOnThreads, is_executed, set_last_active
@@ -68,6 +69,8 @@ def open_run(
     name, of_user = run_name(config, run_params), user_tags(config)
     tags = run_tags(config, run_params, path) | of_user | process_tags()
     tags[Tag.IDEMPOTENCY_KEY] = run.key  # the same in the store and in the outbox
+    if resolved.parent_id:
+        tags[Tag.PARENT_RUN] = resolved.parent_id
     new = NewRun(config.experiment, name, tags, of_user)
     run.open(resolved, new if needs_run else None, catalog_runs)
     return run
@@ -204,7 +207,7 @@ class TrackedRun:
     def _end(self, status: str, error: BaseException | None) -> None:
         text = printable(self._config.redactor.redact(error_text(error), MAX_TAG_LENGTH))
         before = self.run.data.tags if self.run else {}  # an external run may have failed before
-        is_mended = status == "FINISHED" and Tag.ERROR in before
+        is_mended = status == "FINISHED" and Tag.ERROR in before and Tag.SHARED not in before
         written = status if self.owned_run_id else ""
         end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
         own = end if written or text or is_mended else None

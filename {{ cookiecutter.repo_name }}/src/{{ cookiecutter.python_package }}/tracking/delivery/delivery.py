@@ -10,21 +10,18 @@ from contextlib import suppress
 from itertools import islice, repeat
 
 from ..names import METRICS_PER_REQUEST
-from ..points import Point, Points
+from ..points import Point
 from ..process.state import process_state
 from ..store.queries import History
+from .earlier import Earlier, Metrics, Steps
 from .outbox import Request
 from .route import Destination, Route
 
 logger = logging.getLogger(__name__)
 
-Metrics = Mapping[str, Points]  # by key
-Steps = Mapping[str, Sequence[int]]
-
 # How many seconds a point may wait for others: charts in MLflow's UI grow while the node runs.
 BATCH_SECONDS = 0.1
-# How many points may wait: a store that is slower than the node slows the node down.
-LIMIT = 10_000
+LIMIT = 10_000  # points may wait: a store that is slower than the node slows the node down
 
 
 def delivery_to(destination: Destination) -> Delivery:
@@ -43,6 +40,7 @@ class Delivery:
         self.destination = destination
         self.route = Route(destination)
         self.steps = StepCounter()
+        self._earlier = Earlier(self.route) if destination.may_repeat else None
         self.observers: tuple[Callable[[Metrics, Steps], None], ...] = ()  # of what is sent
         self._warned = False
         self._batcher: Batcher | None = None
@@ -81,6 +79,8 @@ class Delivery:
         """Write metrics, by key, at these steps: at once, or with others if they are few."""
         for observe in self.observers:
             observe(metrics, steps)
+        if self._earlier:
+            metrics, steps = self._earlier.without(metrics, steps)
         points = _points(metrics, steps)
         batch = list(islice(points, METRICS_PER_REQUEST))
         are_few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
@@ -93,8 +93,8 @@ class Delivery:
 
     def look_up_steps(self, writer: str, again: bool) -> None:
         """Let points without a step count on from what the run has; once a dataset, or again."""
-        if writer in self.steps.looked_up and not again:
-            return
+        if self._earlier or (writer in self.steps.looked_up and not again):
+            return  # a repeated Kedro run gives its points the same steps
         run = self.destination
         self.steps.begin_after(self.route.last_steps(), by_others=not run.is_external)
         if self.route.breaker.error is None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..config import MlflowConfig
 from ..names import Tag
@@ -14,11 +14,18 @@ from ..process.liveness import is_gone, joint_tags
 from ..process.state import gc_paused_for_import, process_state
 from ..redaction import redact, without_credentials
 from ..store.client import require_mlflow
-from ..store.errors import WAYS_OUT, StoreUnavailableError, as_tracking_error, reason
+from ..store.errors import (
+    WAYS_OUT,
+    StoreUnavailableError,
+    TrackingError,
+    as_tracking_error,
+    reason,
+)
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.sqlite import create_private
 from .breaker import breaker_of
 from .outbox import Outbox, spool_store, spooled_runs
+from .resolved import Resolved
 from .route import Destination
 
 if TYPE_CHECKING:
@@ -30,33 +37,6 @@ logger = logging.getLogger(__name__)
 START_SECONDS = 8.0
 # How many RUNNING runs, the newest of an experiment, are looked at for dead ones.
 MOST_RUNNING = 50
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """Which MLflow run a Kedro run uses: an external one, named by ``named_by``, or a new one."""
-
-    tracking_uri: str
-    run_id: str | None = None
-    named_by: str = ""
-
-
-def resolve(
-    tracking_uri: str,
-    run_params: Mapping[str, Any],
-    environment: Mapping[str, str],
-    active: tuple[str, str] | None,
-) -> Resolved:
-    """Decide which MLflow run a Kedro run uses.
-
-    In this order: ``mlflow_run_id`` among the runtime parameters, the environment's
-    ``MLFLOW_RUN_ID``, the run (store, id) that the caller has made active, else a new one.
-    """
-    if run_id := (run_params.get("runtime_params") or {}).get("mlflow_run_id"):
-        return Resolved(tracking_uri, str(run_id), "the runtime parameter mlflow_run_id")
-    if run_id := environment.get("MLFLOW_RUN_ID"):
-        return Resolved(tracking_uri, run_id, "the environment's MLFLOW_RUN_ID")
-    return Resolved(*active, "the active run") if active else Resolved(tracking_uri)
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,7 @@ def open_destination(  # noqa: PLR0913
     store = store_at(resolved.tracking_uri)
     breaker = breaker_of(store.uri)
     try:
-        with _tracking(store, config.credentials, user):
+        with tracking(store, config.credentials, user):
             for run_id in catalog_runs:
                 _adopt(store, run_id, "the catalog")
             breaker.record_success()
@@ -96,8 +76,9 @@ def open_destination(  # noqa: PLR0913
                 run = _adopt(store, resolved.run_id, resolved.named_by)
                 if new.tags_of_user:
                     store.log_params_and_tags(resolved.run_id, tags=new.tags_of_user)
-                return Destination(store.uri, resolved.run_id, outbox, is_external=True), run
-            run = _create(new, store, _waiting_runs(outbox))
+                may_repeat = Tag.SHARED in run.data.tags
+                return Destination(store.uri, resolved.run_id, outbox, True, may_repeat), run
+            run = create(new, store, resolved, _waiting_runs(outbox))
             return Destination(store.uri, run.info.run_id, outbox), run
     except StoreUnavailableError as error:
         if config.on_outage != "spool" or outbox is None:
@@ -115,7 +96,7 @@ def _open_in_outbox(
 ) -> tuple[Destination, Run] | tuple[None, None]:
     create_private(outbox.path)
     spool = spool_store(outbox.path)
-    with _tracking(spool, config.credentials, user, "; make it writable"):
+    with tracking(spool, config.credentials, user, "; make it writable"):
         if new is None:
             return None, None
         target = {Tag.TARGET_STORE: without_credentials(resolved.tracking_uri)}
@@ -125,7 +106,7 @@ def _open_in_outbox(
                 f"The steps that the MLflow run {resolved.run_id} has are not known now: points"
                 " without a step are counted from 0."
             )
-        run = _create(replace(new, tags={**new.tags, **target}), spool)
+        run = create(replace(new, tags={**new.tags, **target}), spool)
         return Destination(spool.uri, run.info.run_id), run
 
 
@@ -138,7 +119,7 @@ def find_experiment(config: MlflowConfig) -> str:
 
 
 @contextmanager
-def _tracking(
+def tracking(
     store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
@@ -163,6 +144,18 @@ def _adopt(store: MlflowStore, run_id: str, named_by: str) -> Run:
     return run
 
 
+def _check_parent(store: MlflowStore, resolved: Resolved, experiment: str) -> None:
+    """Raise an error unless a new run of the experiment can be within this one."""
+    parent = store.get_run(resolved.parent_id or "", resolved.named_by)
+    # MLflow's UI shows a run within another one only where both are in one experiment.
+    if parent.info.experiment_id != store.experiment_id(experiment):
+        raise TrackingError(
+            f"The MLflow run {resolved.parent_id!r}, which {resolved.named_by} names, is not in the"
+            f" experiment {experiment!r}; give the id of a run in it, or set its experiment in"
+            " mlflow.yml."
+        )
+
+
 def _waiting_runs(outbox: Outbox | None) -> set[str]:
     """The runs of which something, perhaps their end, waits in the outbox."""
     if outbox is None or not outbox.path.exists():
@@ -178,7 +171,15 @@ def _waiting_runs(outbox: Outbox | None) -> set[str]:
     return waiting
 
 
-def _create(new: NewRun, store: MlflowStore, waiting: Collection[str] = ()) -> Run:
+def create(
+    new: NewRun,
+    store: MlflowStore,
+    resolved: Resolved | None = None,
+    waiting: Collection[str] = (),
+) -> Run:
+    """Make the run, if its parent is there; close dead ones, of which nothing is ``waiting``."""
+    if resolved and resolved.parent_id:
+        _check_parent(store, resolved, new.experiment)
     experiment = store.experiment_id(new.experiment)
     try:
         _close_dead_runs(store, experiment, waiting)

@@ -40,6 +40,7 @@ class Destination:
     run_id: str
     outbox: Outbox | None = None
     is_external: bool = False  # the run was there before, and its end is left to who opened it
+    may_repeat: bool = False  # so is what an earlier try of the same Kedro run has written to it
 
 
 class Route:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,8 +114,13 @@ def _each(outbox: Outbox, target: MlflowStore, running: bool) -> Iterator[tuple[
 
 def _tags(run: Run, spool: MlflowStore) -> dict[str, str]:
     """A run's tags, and its parent's: a nested run of a node's own has no store and process."""
-    parent = run.data.tags.get(Tag.PARENT_RUN)
+    parent = _spooled_parent(run)
     return {**(_tags(spool.get_run(parent), spool) if parent else {}), **run.data.tags}
+
+
+def _spooled_parent(run: Run) -> str | None:
+    """The run around a node's own one, which began here as well; a Kedro run's is in the target."""
+    return None if Tag.TARGET_STORE in run.data.tags else run.data.tags.get(Tag.PARENT_RUN)
 
 
 def _obstacle(store: str, uri: str) -> str | None:
@@ -168,11 +174,12 @@ def _write_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
         spool.end_run(run_id, "KILLED")
         run = spool.get_run(run_id)
     target_id = _target_run(run, spool, target)
+    may_repeat = Tag.SHARED in target.get_run(target_id).data.tags
     count = 0
     for key in run.data.metrics:
         points = _points(spool, run_id, key)
         count += len(points)
-        _write_points(target, target_id, key, points)
+        _write_points(target, target_id, key, points, may_repeat)
     _write_facts(run, target, target_id)
     spool.call(lambda client: client.delete_run(run_id))
     return f"{count} points, to run {target_id}"
@@ -184,7 +191,7 @@ def _target_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
         return target_id
     tags = {key: value for key, value in run.data.tags.items() if key not in _NOT_COPIED}
     tags[Tag.IDEMPOTENCY_KEY] = run.data.tags.get(Tag.IDEMPOTENCY_KEY, run.info.run_id)
-    if parent := tags.get(Tag.PARENT_RUN):  # a nested run of a node's
+    if parent := _spooled_parent(run):
         tags[Tag.PARENT_RUN] = _target_run(spool.get_run(parent), spool, target)
     experiment = spool.call(lambda client: client.get_experiment(run.info.experiment_id))
     target_experiment = target.experiment_id(experiment.name)
@@ -198,11 +205,14 @@ def _points(store: MlflowStore, run_id: str, key: str) -> list[Point]:
     return [Point(m.key, m.value, m.step, m.timestamp, m.model_id) for m in metrics]
 
 
-def _write_points(target: MlflowStore, run_id: str, key: str, points: list[Point]) -> None:
+def _write_points(
+    target: MlflowStore, run_id: str, key: str, points: list[Point], may_repeat: bool
+) -> None:
     """Write the points of a key that are not there, and read them back."""
+    identity = itemgetter(1, 2) if may_repeat else itemgetter(0, 1, 2)  # a try has its own time
     for is_last in (False, True):
-        there = set(map(_identity, _points(target, run_id, key)))
-        missing = [point for point in points if _identity(point) not in there]
+        there = {identity(_identity(point)) for point in _points(target, run_id, key)}
+        missing = [point for point in points if identity(_identity(point)) not in there]
         if not missing:
             return
         if is_last:

@@ -1,4 +1,4 @@
-"""`kedro metrics show`, `compare`, `history`, `check`, `ui` and `upgrade`."""
+"""`kedro metrics show`, `compare`, `history` and `check`."""
 
 from __future__ import annotations
 
@@ -71,28 +71,33 @@ def show(config: MlflowConfig, run: str, form: Form) -> None:
 @_run("names", nargs=-1)
 @click.option("--last", type=click.IntRange(1), help="So many of the newest runs (2).")
 @click.option("--pipeline", default="", help="Only runs of this pipeline, with --last.")
+@click.option("--parent", metavar="RUN", default="", help="The runs within it, the best first.")
+@click.option("--by", metavar="KEY", default="", help="The metric that says so, with --parent.")
 @printed
 @in_project
 @_about_runs
 def compare(
-    config: MlflowConfig, names: tuple[str, ...], last: int | None, pipeline: str, form: Form
+    config: MlflowConfig, *, names: tuple[str, ...], parent: str, by: str, form: Form, **newest: Any
 ) -> None:
     """Compare RUNs, the first with the others: values, changes, the best (*), and parameters."""
+    from .children import children_sheet, ranked
     from .rows import differing, rows
     from .runs import opened
-    from .sheet import Cell
     from .tables import compare_sheet
 
-    if names and (last or pipeline):
-        raise click.UsageError("Name runs, or give --last and --pipeline.")
+    last, pipeline = newest["last"], newest["pipeline"]
+    if bool(names) + bool(last or pipeline) + bool(parent) > 1 or (by and not parent):
+        raise click.UsageError("Name runs, or give --last and --pipeline, or --parent and --by.")
     with opened(config) as runs:
         chosen = [runs.find(name) for name in names]
+        if parent:
+            chosen, by = ranked(runs, runs.find(parent), by)
         found = chosen or runs.newest(last or 2, pipeline)[::-1]
         lines = rows([runs.values(each) for each in found], runs.rules)
     params = differing([each.data.params for each in found])
-    sheet = compare_sheet(lines, found)
-    for name, values in params.items():
-        sheet.rows.append([Cell(f"params:{name}"), *(Cell(value or "") for value in values)])
+    sheet = compare_sheet(lines, found, params)
+    if parent:
+        sheet = children_sheet(lines, found, params, by)
     data = {
         "runs": [_run_data(each) for each in found],
         "metrics": [
@@ -189,35 +194,6 @@ def check(config: MlflowConfig, run: str, against: str, form: Form) -> None:
     }
     form.put(sheet, data)
     sys.exit(0 if passed else 1)
-
-
-@click.command(short_help="Open MLflow's page of the project.")
-@click.option("--port", type=click.IntRange(1, 65535), help="Of the page (5000, or a free one).")
-@click.option("--no-browser", is_flag=True, help="Only print where it is.")
-@in_project
-def ui(config: MlflowConfig, port: int | None, no_browser: bool) -> None:
-    """Serve MLflow's page of the project's store until Ctrl-C, opened at the charts of its runs.
-
-    Where the store is a server, its page is opened.
-    """
-    from .page import open_page
-    from .runs import opened
-
-    with opened(config) as runs:
-        experiment = runs.experiment
-    open_page(config, experiment, port, not no_browser)
-
-
-@click.command(short_help="Upgrade mlflow.db to the MLflow that is installed.")
-@in_project
-def upgrade(config: MlflowConfig) -> None:
-    """Upgrade the project's SQLite files, of an older MLflow, to the one that is installed.
-
-    A copy is made before; the command says where.
-    """
-    from .page import upgrade_files
-
-    upgrade_files(config, click.echo)
 
 
 def _run_data(run: Run) -> dict[str, Any]:

@@ -97,6 +97,13 @@ class Runs:
         self._first(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
         return found
 
+    def children(self, run: Run) -> list[Run]:
+        """The runs within a run, which has at least one."""
+        search = f"tags.`{Tag.PARENT_RUN}` = '{run.info.run_id}'"
+        found = self.store.search_runs(search, self.experiment)
+        self._first(found, f"no runs within {run.info.run_name} ({run.info.run_id[:8]})")
+        return found
+
     def last_with(self, start: str) -> str:
         """The id of the last finished run that has keys which begin so."""
         found = self.store.newest_with(self.experiment, {start}, True)
@@ -111,7 +118,8 @@ class Runs:
         """The last finished run of the same pipeline that began before this one."""
         search = f"{FINISHED} and {_of_pipeline(run)}"
         search += f" and attributes.start_time < {run.info.start_time}"
-        return next(iter(self._search(search)), None)
+        # The run around those of a sweep has none.
+        return next((each for each in self._search(search, NEWEST) if each.data.metrics), None)
 
     def values(self, run: Run) -> dict[str, Value]:
         """What a run has, by key."""
@@ -200,6 +208,7 @@ def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]
         if each is not now
         and each.info.status == "FINISHED"
         and Tag.PARENT_RUN not in each.data.tags
+        and each.data.metrics
     )
     return now, next(earlier, None)
 

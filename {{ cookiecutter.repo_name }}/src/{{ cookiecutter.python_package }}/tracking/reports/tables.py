@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .rows import Row, number, of_last
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 MOST_ROWS = 20  # of a summary
+Params = Mapping[str, Sequence[str | None]]  # by name, the value of each run
 
 
 def title(run: Run) -> str:
@@ -63,7 +64,7 @@ def broken_text(limit: Limit) -> str:
     return f"worse by > {number(limit.limit)}{relative}"
 
 
-def compare_sheet(rows: Sequence[Row], runs: Sequence[Run]) -> Sheet:
+def compare_sheet(rows: Sequence[Row], runs: Sequence[Run], params: Params) -> Sheet:
     """Runs as columns: the values, their change against the first, and the best marked."""
     sheet = Sheet(["metric", *(run.info.run_id[:8] for run in runs)])
     for row in rows:
@@ -75,6 +76,8 @@ def compare_sheet(rows: Sequence[Row], runs: Sequence[Run]) -> Sheet:
             text = number(value.last) + added + mark if value else ""
             cells.append(Cell(text, style, value.last if value else None))
         sheet.rows.append(cells)
+    for name, values in params.items():
+        sheet.rows.append([Cell(f"params:{name}"), *(Cell(value or "") for value in values)])
     sheet.above = [f"{run.info.run_id[:8]}  {run.info.run_name}  {run.info.status}" for run in runs]
     return sheet
 
