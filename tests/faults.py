@@ -61,6 +61,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.random = random.Random(seed)
         self.always: int | None = None  # a status for every request from now on
         self.seen: dict[str, int] = dict.fromkeys(FAULTS, 0)
+        self.paths: list[str] = []  # of all requests
         self.thread = threading.Thread(target=self.serve_forever, daemon=True)
         self.thread.start()
 
@@ -85,6 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         fault = self.server.fault()
+        self.server.paths.append(self.path)
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         if fault == "refused":  # the connection ends before the request is passed on

@@ -98,6 +98,7 @@ def test_the_ground_floor_has_ten_files() -> None:
     }
     assert {path.name for path in TRACKING.iterdir() if path.is_dir()} - {"__pycache__"} == {
         "binding",
+        "dask",
         "delivery",
         "process",
         "reports",

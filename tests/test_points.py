@@ -321,9 +321,9 @@ def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetrics
 
 
 def destination_of(dataset: MlflowMetricsDataset) -> Destination:
-    assert dataset._binding is not None
-    assert dataset._binding.destination is not None
-    return dataset._binding.destination
+    assert dataset.binding is not None
+    assert dataset.binding.destination is not None
+    return dataset.binding.destination
 
 
 def test_the_whole_payload_is_checked_before_anything_is_written(uri: str) -> None:

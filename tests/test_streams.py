@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from faults import FaultyProxy, Server
 from helpers import Lab, wait_until
 from kedro.pipeline import Node, Pipeline
-from kedro.runner import SequentialRunner, ThreadRunner
+from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from lab.tracking.delivery.delivery import LIMIT, Batcher
 
 
@@ -183,3 +184,16 @@ def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
     )
 
     assert [len(np) if isinstance(np := entry["loss"], list) else 1 for entry in seen] == [1, 2, 3]
+
+
+def test_a_forked_worker_gathers_what_a_generator_yields(
+    lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In others Kedro (1.7) calls no hooks: each yield is a request."""
+    monkeypatch.setenv("KEDRO_MP_CONTEXT", "fork")
+    with FaultyProxy(server.url, 0, 10) as proxy:
+        lab.configure(tracking_uri=proxy.url)
+        lab.run("everything", runner=ParallelRunner(), node_names=["stream"])
+
+    assert len(lab.points()["stream_metrics.loss"]) == 20
+    assert sum("log-batch" in path for path in proxy.paths) < 10

@@ -122,6 +122,19 @@ def test_every_runner_fills_exactly_one_run(  # noqa: PLR0917
     assert stored.points(run) == ALL_BUT_STREAM | ({} if nodes else STREAM)
 
 
+def test_on_a_dask_cluster(lab: Lab, team: TeamServer, postgres: Postgres) -> None:
+    """The workers get the password with the node."""
+    use(lab, team)
+    lab.configure(experiment="dask")
+    options = "--runner=lab.tracking.dask.DaskRunner", "--runner-params=max_workers=2"
+    with lab.command("everything", *options) as process:
+        assert process.wait(120) == 0, process.output
+
+    store = Store(postgres.uri(team.database), "dask")
+    (run,) = store.runs()
+    assert (run.info.status, store.points(run)) == ("FINISHED", ALL_BUT_STREAM | STREAM)
+
+
 @pytest.mark.parametrize(("password", "part"), [("hunter3", "hunter3"), ("", "")])
 def test_a_wrong_or_missing_password_is_one_sentence(
     lab: Lab, team: TeamServer, password: str, part: str

@@ -89,7 +89,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.prefix = prefix
         self.run_id = run_id or None
         self.membership: Membership | None = None  # a worker that unpickles it joins the run
-        self._binding: Binding | None = None
+        self.binding: Binding | None = None
         entry = _entry_being_built()
         self._prefix = entry.partition("@")[0] if prefix is None and entry else prefix
         self._warned: set[str] = set()
@@ -104,7 +104,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     def bind(self, binding: Binding) -> None:
         """Give the dataset its prefix and its MLflow run."""
-        self._binding = binding
+        self.binding = binding
 
     def save(self, data: Mapping[str, Any]) -> None:
         """Write metrics (see ``points.parse``): all of them, or none where one is not allowed.
@@ -112,7 +112,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         Raises:
             DatasetError: What is not allowed, in which metric, at which step; or there is no run.
         """
-        binding = self._binding or self._unbound()
+        binding = self.binding or self._unbound()
         try:
             metrics = by_key(parse(data, binding.separator), binding.prefix, binding.separator)
             delivery = _delivery_of(binding)
@@ -120,7 +120,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                 _ = [metric.numbered(0) for metric in metrics.values()]
                 return
             if not all(metric.has_steps for metric in metrics.values()):
-                delivery.look_up_steps(binding.name, again=self._binding is None)
+                delivery.look_up_steps(binding.name, again=self.binding is None)
             _check_keys(delivery, metrics)
             steps = delivery.steps.number(metrics, binding.name)
         except PointsError as error:
@@ -160,7 +160,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         binding = self._to_read()
         run_id, points = reading.points_of(binding)
-        if not points and binding is not self._binding:
+        if not points and binding is not self.binding:
             raise DatasetError(
                 f"No metrics begin with {binding.start!r} in the MLflow run {run_id}."
             )
@@ -168,11 +168,11 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     def _to_read(self) -> Binding:
         """As bound; where it is not, or another run is named, to that run."""
-        if self._binding and not self.reads_run:
-            return self._binding
+        if self.binding and not self.reads_run:
+            return self.binding
         from .reports import reading
 
-        prefix = self._binding.prefix if self._binding else self._prefix or ""
+        prefix = self.binding.prefix if self.binding else self._prefix or ""
         return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules)
 
     def _exists(self) -> bool:
@@ -184,7 +184,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             return False
 
     def _describe(self) -> dict[str, Any]:
-        prefix = self._binding.prefix if self._binding else self._prefix
+        prefix = self.binding.prefix if self.binding else self._prefix
         return {"prefix": prefix, "run_id": self.run_id}
 
     def _unbound(self) -> Binding:

@@ -76,10 +76,16 @@ class MlflowPipelineHook:
             run.enter(node)
 
     @hook_impl(trylast=True)
-    def after_node_run(self, catalog: DataCatalog) -> None:
-        """Make it so again, if the node has left another run active."""
+    def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
+        """Make it so again, if the node has left another run active; in a worker, gather saves."""
+        from .process.state import process_state
+
         if run := _run_of(catalog):
             run.leave()
+        elif process_state().membership:
+            from .binding.streams import gather
+
+            gather(node, catalog, outputs)
 
     @hook_impl(trylast=True)
     def on_node_error(self, catalog: DataCatalog) -> None:

@@ -41,6 +41,7 @@ class Destination:
     outbox: Outbox | None = None
     is_external: bool = False  # the run was there before, and its end is left to who opened it
     may_repeat: bool = False  # so is what an earlier try of the same Kedro run has written to it
+    part: str = ""  # of what is written: one try of one node on a cluster, which has its own steps
 
 
 class Route:

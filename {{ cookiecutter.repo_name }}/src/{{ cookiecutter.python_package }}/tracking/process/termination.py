@@ -34,6 +34,10 @@ class TerminationWatch:
 
     def start(self, close: Callable[[], None]) -> None:
         """Watch for the signals that have no handler, unless an event loop owns the wakeup fd."""
+        if hasattr(signal, "siginterrupt"):
+            # MLflow (3.17) imports polars (2.1), where it is installed; with its handler Ctrl-C
+            # wakes no thread that waits for a lock, as a runner does for its nodes.
+            signal.siginterrupt(signal.SIGINT, True)
         if self._writer or threading.current_thread() is not threading.main_thread():
             return  # Python demands the main thread
         watched = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]

@@ -1,0 +1,139 @@
+"""What a worker of a Dask cluster does: executes a node, as part of the MLflow run."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.hooks.manager import (
+    _create_hook_manager,
+    _register_hooks,
+    _register_hooks_entry_points,
+)
+from kedro.framework.project import configure_project, settings
+
+from ..dataset import MlflowMetricsDataset
+from ..process import active_runs
+from ..process.state import process_state
+
+if TYPE_CHECKING:
+    from kedro.pipeline.node import Node
+    from kedro.runner.task import Task
+    from pluggy import PluginManager
+
+    from ..delivery.binding import Binding
+
+
+WATCH_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Share:
+    """An MLflow run that many workers write to. Plain values: it is sent to them."""
+
+    tracking_uri: str = field(repr=False)
+    run: Mapping[str, Any]  # mlflow.entities.RunInfo, by field
+    credentials: Mapping[str, str] = field(repr=False)
+    last_steps: Mapping[str, int]  # that an external run had before
+
+
+class CancelledTaskError(BaseException):
+    """Raised amid a node whose Kedro run has ended."""
+
+
+def execute(task: Task, package: str, share: Share | None) -> Node:
+    """Execute a node, with the project's hooks, on this thread of a worker."""
+    task.hook_manager = _hook_manager(package)
+    try:
+        with _cancellable(), _taking_part(task, share):
+            return task.execute()
+    except CancelledTaskError:
+        raise RuntimeError("The Kedro run has ended.") from None
+
+
+@contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise an error in this thread, within the block, when the task is cancelled.
+
+    Dask cancels the tasks of a client that wants them no more, or is gone, but does not interrupt
+    what a thread has begun (https://distributed.dask.org/en/stable/worker-state.html).
+    """
+    worker: Any = import_module("distributed").get_worker()
+    key, thread, ended = worker.get_current_task(), threading.get_ident(), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(WATCH_SECONDS):
+            state = getattr(worker.state.tasks.get(key), "state", "cancelled")
+            if state == "cancelled":  # it is raised before the thread's next instruction
+                error = ctypes.py_object(CancelledTaskError)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
+                return
+
+    watcher = threading.Thread(target=watch, name="mlflow-dask-watch", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+
+
+@cache
+def _hook_manager(package: str) -> PluginManager:
+    """The project's hooks, made once a process: Kedro (1.7) does it for each task."""
+    configure_project(package)
+    manager = _create_hook_manager()
+    _register_hooks(manager, settings.HOOKS)
+    _register_hooks_entry_points(manager, settings.DISABLE_HOOKS_FOR_PLUGINS)
+    return manager
+
+
+@contextmanager
+def _taking_part(task: Task, share: Share | None) -> Iterator[None]:
+    """Within the block the node's metrics, and its own MLflow calls, go to the run."""
+    if share is None:
+        yield
+        return
+    from mlflow import ActiveRun
+    from mlflow.entities import Run, RunData, RunInfo
+
+    state, user = process_state(), object()
+    with ExitStack() as undo:
+        state.begin_tracking(share.tracking_uri, share.credentials, user)
+        undo.callback(state.end_tracking, user)
+        state.begin_experiment(share.run["experiment_id"])
+        undo.callback(active_runs.clear_thread)
+        active_runs.clear_thread(ActiveRun(Run(RunInfo(**share.run), RunData())))
+        part = uuid.uuid4().hex
+        for name in task.node.outputs:
+            dataset = task.catalog.get(name)
+            if isinstance(dataset, MlflowMetricsDataset) and dataset.binding:
+                _open(dataset, dataset.binding, share, part, undo)
+        yield
+
+
+def _open(
+    dataset: MlflowMetricsDataset, binding: Binding, share: Share, part: str, undo: ExitStack
+) -> None:
+    """Gather small saves of a dataset until the node has ended.
+
+    Dask executes the node of a lost worker again. So there is a delivery for each try, which counts
+    steps from the same as the first one, and leaves out what is there.
+    """
+    from ..delivery.delivery import delivery_to
+
+    if binding.destination is None:
+        return
+    destination = replace(binding.destination, may_repeat=True, part=part)
+    dataset.bind(replace(binding, destination=destination))
+    delivery = delivery_to(destination).open()
+    undo.callback(delivery.close)
+    if destination.run_id == share.run["run_id"]:
+        delivery.steps.begin_after(share.last_steps, by_others=False)
