@@ -63,7 +63,7 @@ coverage: env ## Run the fast tests, and say what of the template they don't rea
 	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n auto -m "not slow" --cov
 
 lint: env ## Check style and who imports whom, the template where it lies
-	$(RUN) ruff check .
+	$(RUN) ruff check --config pyproject.toml .
 	$(RUN) ruff format --check .
 	PYTHONPATH=.venv/lab .venv/bin/lint-imports --no-cache
 
