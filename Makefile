@@ -83,6 +83,7 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	$(UV) venv --quiet --python .venv/bin/python .oldest/.venv
 	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" "sqlalchemy<2.1" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
+	cd .oldest/oldest && ../.venv/bin/kedro pipeline create churn && ../.venv/bin/kedro run --pipeline=churn
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)

@@ -121,14 +121,13 @@ class TestPip:
         where = activated.run("(cd / && python -c 'import my_project; print(my_project.__file__)')")
         assert "site-packages" in where
 
-    def test_the_list_alone_will_do_for_a_run(self, activated: Shell) -> None:
+    def test_the_list_alone_will_do_for_a_run_and_a_wheel(self, activated: Shell) -> None:
         activated.run("pip install -r requirements.txt")
         activated.run("kedro run")
         assert_ran(activated.folder)
 
-    def test_build_and_kedro_package(self, activated: Shell) -> None:
         dist = activated.folder / "dist"
-        activated.run("pip install build -r requirements.txt")
+        activated.run("pip install build")
         activated.run("python -m build")
         with tarfile.open(dist / "my_project-0.1.tar.gz") as sdist:
             assert "my_project-0.1/src/my_project/settings.py" in sdist.getnames()

@@ -1,4 +1,4 @@
-"""The pipeline {{ cookiecutter.pipeline_name }}, without a store: its node returns metrics."""
+"""The pipeline without a store: does its node return metrics, and the right ones?"""
 
 from __future__ import annotations
 
