@@ -220,7 +220,9 @@ def test_the_workflow_can_be_run(bake: Callable[..., Path], tmp_path: Path, uri:
         )
 
     assert len(project.runs()) == 1
-    assert "| my_model_metrics.accuracy |" in summary.read_text()
+    shown = summary.read_text().replace("\\", "")
+    assert shown.startswith("MLflow run ")
+    assert "| my_model_metrics.accuracy |" in shown
 
 
 # The page
