@@ -63,7 +63,7 @@ coverage: env ## Run the fast tests, and say what of the template they don't rea
 	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n auto -m "not slow" --cov
 
 lint: env ## Check style and who imports whom, the template where it lies
-	$(RUN) ruff check .
+	$(RUN) ruff check --config pyproject.toml .
 	$(RUN) ruff format --check .
 	PYTHONPATH=.venv/lab .venv/bin/lint-imports --no-cache
 
@@ -83,6 +83,7 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	$(UV) venv --quiet --python .venv/bin/python .oldest/.venv
 	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" "sqlalchemy<2.1" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
+	cd .oldest/oldest && ../.venv/bin/kedro pipeline create churn && ../.venv/bin/kedro run --pipeline=churn
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)

@@ -58,7 +58,11 @@ training_metrics:
     loss: {greater_is_better: false}
 """
 
-EXAMPLE_ONLY = ("src/PACKAGE/pipelines/training", "tests/pipelines")
+EXAMPLE_ONLY = (
+    "src/PACKAGE/pipelines/training",
+    "tests/pipelines",
+    "conf/base/parameters_training.yml",
+)
 NULL = "tag:yaml.org,2002:null"
 
 
@@ -70,9 +74,30 @@ def main(project: Path = Path()) -> None:
     wire(project, package, (EXAMPLE_ENTRIES + "\n" if has_example else "") + METRICS_ENTRIES)
     if not has_example:
         for path in EXAMPLE_ONLY:
-            shutil.rmtree(project / path.replace("PACKAGE", package))
-        edit(project / "requirements.txt", lambda text: drop(text, "scikit-learn", "\n"))
+            remove(project / path.replace("PACKAGE", package))
+        for file in ("requirements.txt", "pyproject.toml"):
+            edit(project / file, lambda text: drop(text, "scikit-learn", "\n"))
         edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
+    if answers["ci"] == "none":
+        remove(project / ".github")
+    fill_in(project, package)
+
+
+def fill_in(project: Path, package: str) -> None:
+    """Write what Cookiecutter does not render: a name and, from the bundled part, a version."""
+    names = project / "templates/pipeline/cookiecutter.json"
+    edit(names, lambda text: text.replace("PACKAGE", package))
+    bundled = (project / "src" / package / "tracking/__init__.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.*)"$', bundled, re.MULTILINE)
+    edit(project / "pyproject.toml", lambda text: text.replace("STARTER_VERSION", version))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def wire(project: Path, package: str, entries: str = METRICS_ENTRIES) -> None:
