@@ -1,0 +1,75 @@
+"""The command ``kedro-mlflow-metrics``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import transaction
+from .adopt import Options, plan_adoption
+from .plan import Plan
+from .project import check_git, find_project
+from .refusal import Refusal
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Metrics tracking with MLflow for Kedro projects that exist already."""
+
+
+@main.command()
+@click.argument("path", type=FOLDER, default=".")
+@click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
+@click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
+@click.option("--example", is_flag=True, help="With the example pipeline.")
+def adopt(path: Path, dry_run: bool, force: bool, example: bool) -> None:
+    """Bring metrics tracking to the Kedro project in PATH."""
+    finish_interrupted(path, dry_run)
+    project = find_project(path)
+    plan = plan_adoption(project, Options(example=example))
+    carry_out(plan, dry_run=dry_run, force=force)
+
+
+def finish_interrupted(path: Path, dry_run: bool) -> None:
+    """Finish what a process that was killed had begun to write."""
+    if not transaction.is_interrupted(path):
+        return
+    if dry_run:
+        raise Refusal("An interrupted change is not finished; first call this without --dry-run.")
+    try:
+        transaction.finish(path)
+    except transaction.ChangedError as error:
+        raise Refusal(
+            f"An interrupted change can't be finished: {error} was changed since; delete the folder"
+            f" {transaction.JOURNAL} to give it up."
+        ) from None
+    click.echo("Finished what was interrupted.")
+
+
+def carry_out(plan: Plan, *, dry_run: bool, force: bool) -> None:
+    """Write what is planned, or print it."""
+    if dry_run:
+        click.echo(plan.diff(), nl=False)
+        return
+    if not plan.files:
+        click.echo("Nothing to do.")
+    else:
+        if not force:
+            check_git(plan.project)
+        try:
+            transaction.write(plan.project.path, plan.files)
+        except OSError as error:
+            raise Refusal(f"{error}; nothing was written.") from None
+        for name in summary(plan):
+            click.echo(f"Wrote {name}")
+    for remark in plan.remarks:
+        click.echo(remark)
+
+
+def summary(plan: Plan) -> list[str]:
+    """What is written: each file, and ``tracking/`` as a whole."""
+    folder = f"{plan.project.package}/tracking/"
+    return list(dict.fromkeys(folder if n.startswith(folder) else n for n in plan.files))
