@@ -99,14 +99,20 @@ def register_hook(text: str, package: str) -> str:
     tree = ast.parse(text)
     if any(HOOK in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(tree)):
         return text
-    if setting := [statement for statement in tree.body if _sets(statement, "HOOKS")]:
-        others = "HOOKS" if any(map(_always_sets, setting)) else 'globals().get("HOOKS", ())'
-        text = _insert(text, setting[-1].lineno, f"HOOKS = (*{others}, {HOOK}())")
-    else:  # below Kedro's own example of it, which is a comment, or at the end
-        example = re.search(r"^# *HOOKS *=.*(\n#.*)*", text, re.MULTILINE)
-        line = text.count("\n", 0, example.end() if example else len(text)) + 1
-        text = _insert(text, line, f"HOOKS = ({HOOK}(),)")
+    text = extend_setting(text, "HOOKS", f"{HOOK}()")
     return _add_import(text, f"from {package}.tracking import {HOOK}")
+
+
+def extend_setting(text: str, name: str, item: str) -> str:
+    """The text of ``settings.py`` with one item more, the last, in this tuple or list."""
+    if setting := [statement for statement in ast.parse(text).body if _sets(statement, name)]:
+        is_set = any(_always_sets(statement, name) for statement in setting)
+        others = name if is_set else f'globals().get("{name}", ())'
+        return _insert(text, setting[-1].lineno, f"{name} = (*{others}, {item})")
+    # below Kedro's own example of it, which is a comment, or at the end
+    example = re.search(rf"^# *{name} *=.*(\n#.*)*", text, re.MULTILINE)
+    line = text.count("\n", 0, example.end() if example else len(text)) + 1
+    return _insert(text, line, f"{name} = ({item},)")
 
 
 def _sets(statement: ast.stmt, name: str) -> bool:
@@ -120,8 +126,8 @@ def _sets(statement: ast.stmt, name: str) -> bool:
     )
 
 
-def _always_sets(node: ast.stmt) -> bool:
-    """Whether a statement sets ``HOOKS`` whatever the conditions in it are."""
+def _always_sets(node: ast.stmt, name: str) -> bool:
+    """Whether a statement sets this name whatever the conditions in it are."""
     if isinstance(node, ast.If):
         blocks = [node.body, node.orelse]
     elif isinstance(node, ast.Try):
@@ -131,8 +137,8 @@ def _always_sets(node: ast.stmt) -> bool:
     else:
         has_no_value = isinstance(node, ast.AnnAssign) and node.value is None
         loops = isinstance(node, ast.For | ast.While)
-        return _sets(node, "HOOKS") and not has_no_value and not loops
-    return all(any(map(_always_sets, block)) for block in blocks)
+        return _sets(node, name) and not has_no_value and not loops
+    return all(any(_always_sets(inner, name) for inner in block) for block in blocks)
 
 
 def _add_import(text: str, statement: str) -> str:

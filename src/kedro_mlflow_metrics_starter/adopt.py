@@ -12,7 +12,8 @@ from typing import Any
 import tomlkit
 import yaml
 
-from . import dependencies, example, template
+from . import dependencies, example, kedro_mlflow, kedro_viz, template
+from .conversion import catalogs
 from .plan import Plan
 from .project import PYPROJECT, Project
 from .refusal import Refusal
@@ -36,10 +37,15 @@ def plan_adoption(project: Project, options: Options) -> Plan:
         Refusal: It can't be done safely.
     """
     plan = Plan(project)
+    kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
     add_tracking(plan)
     add_dependencies(plan, with_example=options.example)
     plan.edit(".gitignore", ignore)
     leave_out_of_checks(plan)
+    if options.from_kedro_viz:
+        kedro_viz.convert(plan)
+    if options.from_kedro_mlflow:
+        kedro_mlflow.convert(plan)
     add_mlflow_yml(plan)
     entries = example.add(plan) + "\n" if options.example else ""
     add_entries(plan, entries + template.wiring().METRICS_ENTRIES)
@@ -130,20 +136,26 @@ def _append(table: Any, key: str, value: str) -> None:
 
 
 def add_mlflow_yml(plan: Plan) -> None:
-    """The settings, all of them as by default, where the project has none."""
+    """The settings, all of them as by default, where the project has none.
+
+    Raises:
+        Refusal: It has a file of that name, of something else.
+    """
     project = plan.project
-    if not any(
-        name.startswith(f"{project.base}/") for name in project.files(project.conf, "mlflow*")
-    ):
-        source = template.PROJECT / "conf/base/mlflow.yml"
-        text = template.render(source, python_package=project.name)
+    names = project.files(project.conf, "mlflow*")
+    for name in names:
+        try:
+            content = yaml.safe_load(plan.text(name) or "") or {}
+        except yaml.YAMLError:
+            content = {"": None}
+        if unknown := sorted(set(content) - template.known_settings()):
+            raise Refusal(
+                f"{name} says {unknown[0]!r}, and is not of this metrics tracking; rename it, or"
+                " for one of kedro-mlflow add --from-kedro-mlflow."
+            )
+    if not any(name.startswith(f"{project.base}/") for name in names):
+        text = template.mlflow_yml(project.name, {})
         plan.add({f"{project.base}/mlflow.yml": text.encode()})
-
-
-def catalogs(project: Project, folder: str) -> list[str]:
-    """The files of a catalog, as Kedro looks for them."""
-    files = [*project.files(folder, "*.yml"), *project.files(folder, "*.yaml")]
-    return [name for name in sorted(files) if re.search(r"/catalog[^/]*(/|$)", name)]
 
 
 def add_entries(plan: Plan, entries: str) -> None:

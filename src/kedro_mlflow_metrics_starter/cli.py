@@ -25,11 +25,21 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
 @click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
 @click.option("--example", is_flag=True, help="With the example pipeline.")
-def adopt(path: Path, dry_run: bool, force: bool, example: bool) -> None:
+@click.option("--from-kedro-mlflow", is_flag=True, help="Convert what it has of kedro-mlflow.")
+@click.option(
+    "--from-kedro-viz", is_flag=True, help="Convert tracking.MetricsDataset and the like."
+)
+@click.option("--import-history", is_flag=True, help="Import the old files of --from-kedro-viz.")
+def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **options: bool) -> None:
     """Bring metrics tracking to the Kedro project in PATH."""
     finish_interrupted(path, dry_run)
-    project = find_project(path)
-    plan = plan_adoption(project, Options(example=example))
+    plan = plan_adoption(find_project(path), Options(**options))
+    if import_history and not dry_run:
+        from .history import import_runs  # imports MLflow
+
+        if plan.files and not force:
+            check_git(plan.project)
+        click.echo(import_runs(plan))
     carry_out(plan, dry_run=dry_run, force=force)
 
 

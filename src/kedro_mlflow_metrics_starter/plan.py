@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import unified_diff
+from typing import TYPE_CHECKING
 
 from . import textfile
 from .project import Project
 from .refusal import Refusal
+
+if TYPE_CHECKING:
+    from .kedro_viz import Saved
 
 
 class Plan:
@@ -17,6 +21,7 @@ class Plan:
         self.project = project
         self.files: dict[str, bytes] = {}
         self.remarks: list[str] = []
+        self.history: list[Saved] = []
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes as they are going to be; None if there is no such file."""

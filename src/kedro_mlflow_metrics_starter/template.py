@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import re
+import sys
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +32,17 @@ def wiring() -> ModuleType:
     return module
 
 
+def tracking() -> Callable[[str], ModuleType]:
+    """Imports modules of ``tracking/``: the wheel's package or, in a clone, the template's."""
+    name = "kedro_mlflow_metrics"
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        spec = importlib.util.spec_from_file_location(name, TRACKING / "__init__.py")
+        assert spec and spec.loader
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return lambda module: importlib.import_module(f"{name}.{module}")
+
+
 def files_in(folder: Path) -> dict[str, bytes]:
     """The files in a folder of the template, by their path in it; caches aside."""
     return {
@@ -43,6 +58,21 @@ def render(path: Path, **answers: str) -> str:
     defaults = {"tracking_uri": "", "experiment": "", "separator": ".", "__example": "no"}
     text = path.read_text(encoding="utf-8")
     return environment.from_string(text).render(cookiecutter={**defaults, **answers})
+
+
+def mlflow_yml(package: str, given: Mapping[str, str]) -> str:
+    """The project's ``mlflow.yml``, with all settings and these values."""
+    text = render(PROJECT / "conf/base/mlflow.yml", python_package=package)
+    for key, value in given.items():
+        quoted = "'" + value.replace("'", "''") + "'"
+        line = f"{key}: {quoted}"
+        text = re.sub(rf"^# {key}: .*$", lambda _, new=line: new, text, flags=re.M)  # type: ignore[misc]
+    return text
+
+
+def known_settings() -> set[str]:
+    """The keys that ``mlflow.yml`` may have."""
+    return set(re.findall(r"^(?:# )?(\w+): ", mlflow_yml("", {}), flags=re.M))
 
 
 def requirements() -> dict[str, str]:
