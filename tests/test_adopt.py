@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import tomlkit
 from adopting import (
     TOOL,
     Adopted,
@@ -415,6 +417,50 @@ def test_both_lists_get_what_is_missing(shuttle: Adopted) -> None:
         assert "scikit-learn" not in text
 
 
+CHECKS = """
+[tool.mypy]
+strict = true
+
+[[tool.mypy.overrides]]
+module = ["pandas.*"]
+ignore_missing_imports = true
+
+[tool.coverage.report]
+fail_under = 90 # of our own
+
+[tool.ruff.lint]
+select = ["ALL"]
+"""
+
+
+def test_the_projects_own_checks_leave_tracking_out(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    with (path / "pyproject.toml").open("a") as pyproject:
+        pyproject.write(CHECKS)
+    commit(path)
+
+    adopt(path)
+
+    assert changes(path)[0] == []
+    tools = tomlkit.parse((path / "pyproject.toml").read_text()).unwrap()["tool"]
+    assert tools["ruff"]["extend-exclude"] == ["src/rockets/tracking"]
+    assert tools["coverage"]["run"]["omit"] == ["src/rockets/tracking/*"]
+    assert tools["mypy"]["overrides"][1] == {"module": "rockets.tracking.*", "ignore_errors": True}
+    assert adopt(path) == "Nothing to do.\n"
+
+
+def test_a_list_in_a_file_that_is_a_link_is_changed_where_it_is(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "requirements").mkdir()
+    shutil.move(path / "requirements.txt", path / "requirements/base.txt")
+    (path / "requirements.txt").symlink_to("requirements/base.txt")
+
+    adopt(path)
+
+    assert (path / "requirements.txt").is_symlink()
+    assert "mlflow" in (path / "requirements/base.txt").read_text()
+
+
 # All or nothing
 
 KILLED = """
@@ -478,7 +524,14 @@ def assert_as_before_or_finished(
 ) -> None:
     path = copy_of(before, tmp_path / f"killed{number}")
     killed_at(number, path)
-    wait_until(lambda: snapshot(path) in (snapshot(before), after))
+    states = (snapshot(before), after)
+
+    def is_whole() -> bool:
+        with suppress(FileNotFoundError):  # the guard is at work
+            return snapshot(path) in states
+        return False
+
+    wait_until(is_whole)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])

@@ -214,7 +214,7 @@ def test_kedro_mlflow_itself_writes_these_keys(with_kedro_mlflow: Adopted, tmp_p
     environment = tmp_path / "environment"
     uv = Path(sys.executable).parent / "uv"
     run_command(uv, "venv", "--quiet", "--python", sys.executable, environment, cwd=tmp_path)
-    wanted = ("kedro-mlflow>=2", "kedro>=1,<2", "omegaconf<2.4", "setuptools")
+    wanted = ("kedro-mlflow>=2", "kedro-datasets", "kedro>=1,<2", "omegaconf<2.4", "setuptools")
     python = environment / "bin" / "python"
     run_command(uv, "pip", "install", "--quiet", "--python", python, *wanted, cwd=tmp_path)
 
@@ -248,7 +248,7 @@ PLUGIN = {
     "its configuration": (spoil("conf/base/mlflow.yml", CONFIG), "mlflow.yml says 'server'"),
     "a hook of its own": (
         spoil("src/rockets/settings.py", "from kedro_mlflow.framework.hooks import MlflowHook\n"),
-        "settings.py names kedro_mlflow itself",
+        "settings.py imports kedro_mlflow itself",
     ),
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import yaml
 from . import dependencies, example, kedro_mlflow, kedro_viz, template
 from .conversion import catalogs
 from .plan import Plan
-from .project import PYPROJECT, Project
+from .project import PYPROJECT, Project, strings_in
 from .refusal import Refusal
 
 OURS = "Metrics from Kedro nodes to MLflow"  # what the docstring of tracking/ begins with
@@ -110,9 +109,9 @@ def ignore(text: str) -> str:
 
 
 def leave_out_of_checks(plan: Plan) -> None:
-    """The project's own ruff and coverage are for its own code."""
+    """The project's own ruff, mypy and coverage are for its own code."""
     tools = plan.project.pyproject.get("tool", {})
-    folder = f"{plan.project.package}/tracking"
+    folder, module = f"{plan.project.package}/tracking", f"{plan.project.name}.tracking.*"
 
     def change(text: str) -> str:
         document: Any = tomlkit.parse(text)
@@ -124,6 +123,10 @@ def leave_out_of_checks(plan: Plan) -> None:
             _append(coverage.setdefault("run", tomlkit.table()), "omit", f"{folder}/*")
             if is_new:
                 coverage["run"].add(tomlkit.nl())
+        if "mypy" in tools and module not in str(tools["mypy"].get("overrides")):
+            override = tomlkit.table()
+            override.update({"module": module, "ignore_errors": True})
+            document["tool"]["mypy"].setdefault("overrides", tomlkit.aot()).append(override)
         return tomlkit.dumps(document)
 
     plan.edit(PYPROJECT, change)
@@ -148,7 +151,7 @@ def add_mlflow_yml(plan: Plan) -> None:
             content = yaml.safe_load(plan.text(name) or "") or {}
         except yaml.YAMLError:
             content = {"": None}
-        if unknown := sorted(set(content) - template.known_settings()):
+        if unknown := [key for key in content if key not in template.known_settings()]:
             raise Refusal(
                 f"{name} says {unknown[0]!r}, and is not of this metrics tracking; rename it, or"
                 " for one of kedro-mlflow add --from-kedro-mlflow."
@@ -202,21 +205,9 @@ def _entries_of(plan: Plan, file: str) -> list[str]:
 
 def _would_match(project: Project, entries: Iterable[str]) -> list[str]:
     """The names in the project's code that end in ``_metrics`` and have no entry."""
-    names = {
-        node.value
-        for text in project.sources.values()
-        for node in ast.walk(_tree(text))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    names = {name for text in project.sources.values() for name in strings_in(text)}
     found = {name for name in names if re.fullmatch(r"[\w.]*\w_metrics(@\w+)?", name)}
     return sorted(found - set(entries))
-
-
-def _tree(text: str) -> ast.Module:
-    try:
-        return ast.parse(text)
-    except SyntaxError:  # of a module that nobody imports
-        return ast.Module([], [])
 
 
 def add_hook(plan: Plan) -> None:

@@ -44,11 +44,12 @@ def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **option
 
 
 def finish_interrupted(path: Path, dry_run: bool) -> None:
-    """Finish what a process that was killed had begun to write."""
-    if not transaction.is_interrupted(path):
-        return
-    if dry_run:
+    """Finish what a process that was killed had begun to write; clear away what is left of it."""
+    interrupted = transaction.is_interrupted(path)
+    if dry_run and interrupted:
         raise Refusal("An interrupted change is not finished; first call this without --dry-run.")
+    if dry_run:
+        return
     try:
         transaction.finish(path)
     except transaction.ChangedError as error:
@@ -56,7 +57,8 @@ def finish_interrupted(path: Path, dry_run: bool) -> None:
             f"An interrupted change can't be finished: {error} was changed since; delete the folder"
             f" {transaction.JOURNAL} to give it up."
         ) from None
-    click.echo("Finished what was interrupted.")
+    if interrupted:
+        click.echo("Finished what was interrupted.")
 
 
 def carry_out(plan: Plan, *, dry_run: bool, force: bool) -> None:

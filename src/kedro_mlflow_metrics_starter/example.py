@@ -8,6 +8,7 @@ import yaml
 
 from . import template
 from .plan import Plan
+from .project import strings_in
 from .refusal import Refusal
 
 PIPELINE = "training"
@@ -67,8 +68,7 @@ def _check(plan: Plan, names: set[str]) -> None:
         if (project.path / name).exists():
             raise Refusal(f"The example needs {name}, which is there; adopt without --example.")
     for file, text in project.sources.items():
-        used = {node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
-        if taken := sorted(names & used):
+        if taken := sorted(names & strings_in(text)):
             raise Refusal(
                 f"The example needs {taken[0]!r}, which {file} uses; adopt without --example."
             )

@@ -51,8 +51,8 @@ def check(project: Project, *, converting: bool) -> None:
         Refusal: kedro-mlflow is there, and active, or registered by the project itself.
     """
     settings = f"{project.package}/settings.py"
-    if MODULE in (project.text(settings) or ""):
-        raise Refusal(f"{settings} names {MODULE} itself; take that out, then adopt.")
+    if _imports(project.text(settings) or ""):
+        raise Refusal(f"{settings} imports {MODULE} itself; take that out, then adopt.")
     if converting or NAME in project.disabled_plugins:
         return
     if reason := _where(project):

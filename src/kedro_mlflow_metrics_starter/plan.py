@@ -43,12 +43,12 @@ class Plan:
         Raises:
             Refusal: The file is not UTF-8, or is a link that leads out of the project.
         """
+        name = self._real(name)
         before = self.read(name)
         self.project.text(name)
         after = textfile.edited(before or b"", change)
-        if after == before or (before is None and not after):
-            return
-        self.files[self._real(name)] = after
+        if after != before and (after or before is not None):
+            self.files[name] = after
 
     def remark(self, text: str) -> None:
         """Say something when it is done."""
@@ -71,7 +71,7 @@ class Plan:
                 yield text if text.endswith(b"\n") else text + b"\n\\ No newline at end of file\n"
 
     def _real(self, name: str) -> str:
-        """The file itself, where its name is a link."""
+        """The file itself, where its name is that of a link."""
         path = (self.project.path / name).resolve()
         if not path.is_relative_to(self.project.path):
             raise Refusal(f"{name} is a link out of the project; make it a file.")

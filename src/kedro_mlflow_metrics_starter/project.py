@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,8 @@ class Project:
         """The texts of the modules of its package, but for ``tracking/``."""
         names = self.files(self.package, "*.py")
         ours = f"{self.package}/tracking/"
-        return {name: self.text(name) or "" for name in names if not name.startswith(ours)}
+        texts = {name: (self.read(name) or b"") for name in names if not name.startswith(ours)}
+        return {name: text.decode("utf-8", "replace") for name, text in texts.items()}
 
 
 def find_project(path: Path) -> Project:
@@ -124,6 +126,14 @@ def find_project(path: Path) -> Project:
         )
     folder = package.relative_to(path).as_posix()
     return _checked(Project(path, document, name, folder, _parsed(package / "settings.py")))
+
+
+def strings_in(text: str) -> set[str]:
+    """The strings in a module; none of one that can't be read, which nobody imports."""
+    with suppress(SyntaxError, ValueError):
+        nodes = ast.walk(ast.parse(text))
+        return {found for node in nodes if (found := _constant(node)) is not None}
+    return set()
 
 
 def check_git(project: Project) -> None:
