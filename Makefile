@@ -88,7 +88,7 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 
 adopt: .venv ## Bring metrics tracking to a Kedro project: PROJECT=its folder, ARGS=--dry-run, say
 	@test -n "$(PROJECT)" || { echo "make adopt PROJECT=/path/to/a/kedro/project"; exit 2; }
-	@$(UV) tool run --quiet --refresh-package kedro-mlflow-metrics --from . kedro-mlflow-metrics adopt "$(PROJECT)" $(ARGS)
+	@$(UV) tool run --quiet --from . kedro-mlflow-metrics adopt "$(PROJECT)" $(ARGS)
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@rm -rf .bench

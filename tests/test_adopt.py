@@ -119,6 +119,20 @@ def test_the_second_time_nothing_changes(rockets: Adopted) -> None:
     assert snapshot(rockets.path) == before
 
 
+def test_a_project_of_this_starter_has_all_already(bake: Callable[..., Path]) -> None:
+    assert adopt(bake()) == "Nothing to do.\n"
+
+
+def test_a_tracking_of_ours_that_differs_is_left_and_named(rockets: Adopted) -> None:
+    adopt(rockets.path)
+    (rockets.source / "rockets/tracking/dataset.py").write_text("# mine\n")
+
+    said = adopt(rockets.path)
+
+    assert said.startswith("Nothing to do.\n")
+    assert "rockets/tracking is there, and not as in this version: it is left as it is." in said
+
+
 def test_with_the_example_the_second_time_nothing_changes(shuttle: Adopted) -> None:
     adopt(shuttle.path, "--example")
 

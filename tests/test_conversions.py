@@ -78,6 +78,7 @@ accuracy: {type: kedro_mlflow.io.metrics.MlflowMetricDataset, save_args: {mode: 
 
 "{ship}.score":
   type: kedro_mlflow.io.metrics.MlflowMetricDataset
+  key: "{ship}.score"
   # to the end
 
 curve:
@@ -188,7 +189,7 @@ def test_entries_and_settings_become_ours_and_keep_their_comments(
     assert config == {"tracking_uri": "http://127.0.0.1:5000"}
     assert "kedro-mlflow" not in (path / "requirements.txt").read_text()
     settings = (path / "src/rockets/settings.py").read_text()
-    assert 'DISABLE_HOOKS_FOR_PLUGINS = ("kedro-mlflow",)' in settings
+    assert 'DISABLE_HOOKS_FOR_PLUGINS = ("kedro_mlflow", "kedro-mlflow",)' in settings
     assert "ui.port has no counterpart (use kedro metrics ui --port)" in said
     assert "the store is mlflow.db" not in said
     assert adopt(path, "--from-kedro-mlflow", "--force") == "Nothing to do.\n"
@@ -265,7 +266,7 @@ def test_a_project_in_which_kedro_mlflow_is_active_is_refused(case: str, tmp_pat
 def test_where_kedro_mlflow_is_disabled_it_may_stay(tmp_path: Path) -> None:
     path = copy_of(ROCKETS, tmp_path)
     PLUGIN["a dependency"][0](path)
-    spoil("src/rockets/settings.py", 'DISABLE_HOOKS_FOR_PLUGINS = ["kedro-mlflow"]\n')(path)
+    spoil("src/rockets/settings.py", 'DISABLE_HOOKS_FOR_PLUGINS = ["kedro_mlflow"]\n')(path)
 
     adopt(path)
 

@@ -37,10 +37,11 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     """
     plan = Plan(project)
     kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
-    add_tracking(plan)
+    is_new = add_tracking(plan)
     add_dependencies(plan, with_example=options.example)
     plan.edit(".gitignore", ignore)
-    leave_out_of_checks(plan)
+    if is_new:
+        leave_out_of_checks(plan)
     if options.from_kedro_viz:
         kedro_viz.convert(plan)
     if options.from_kedro_mlflow:
@@ -53,22 +54,28 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     return plan
 
 
-def add_tracking(plan: Plan) -> None:
-    """The bundled package, as a whole."""
+def add_tracking(plan: Plan) -> bool:
+    """The bundled package, as a whole; False if it is there."""
     project = plan.project
     folder = f"{project.package}/tracking"
+    ours = template.files_in(template.TRACKING)
     docstring = (project.text(f"{folder}/__init__.py") or "").lstrip("\"'")
     if (project.path / folder).exists() or project.read(f"{folder}.py") is not None:
         if not docstring.startswith(OURS):
             raise Refusal(
                 f"The project has a {folder} of its own, where this one belongs; rename it."
             )
-        return
-    plan.add({f"{folder}/{name}": text for name, text in _tracking().items()})
+        if snapshot(plan, folder) != ours:
+            plan.remark(f"{folder} is there, and not as in this version: it is left as it is.")
+        return False
+    plan.add({f"{folder}/{name}": text for name, text in ours.items()})
+    return True
 
 
-def _tracking() -> dict[str, bytes]:
-    return template.files_in(template.TRACKING)
+def snapshot(plan: Plan, folder: str) -> dict[str, bytes]:
+    """The files in a folder of the project, by their path in it; caches aside."""
+    files = template.files_in(plan.project.path / folder)
+    return {name: text.replace(b"\r\n", b"\n") for name, text in files.items()}
 
 
 def add_dependencies(plan: Plan, *, with_example: bool) -> None:

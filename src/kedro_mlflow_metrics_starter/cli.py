@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
@@ -34,13 +35,14 @@ def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **option
     """Bring metrics tracking to the Kedro project in PATH."""
     finish_interrupted(path, dry_run)
     plan = plan_adoption(find_project(path), Options(**options))
+    if plan.files and not force and not dry_run:
+        check_git(plan.project)
     if import_history and not dry_run:
-        from .history import import_runs  # imports MLflow
+        logging.disable(logging.INFO)  # Kedro's and MLflow's, about themselves
+        from .history import import_runs
 
-        if plan.files and not force:
-            check_git(plan.project)
         click.echo(import_runs(plan))
-    carry_out(plan, dry_run=dry_run, force=force)
+    carry_out(plan, dry_run=dry_run)
 
 
 def finish_interrupted(path: Path, dry_run: bool) -> None:
@@ -61,7 +63,7 @@ def finish_interrupted(path: Path, dry_run: bool) -> None:
         click.echo("Finished what was interrupted.")
 
 
-def carry_out(plan: Plan, *, dry_run: bool, force: bool) -> None:
+def carry_out(plan: Plan, *, dry_run: bool) -> None:
     """Write what is planned, or print it."""
     if dry_run:
         click.echo(plan.diff(), nl=False)
@@ -69,8 +71,6 @@ def carry_out(plan: Plan, *, dry_run: bool, force: bool) -> None:
     if not plan.files:
         click.echo("Nothing to do.")
     else:
-        if not force:
-            check_git(plan.project)
         try:
             transaction.write(plan.project.path, plan.files)
         except OSError as error:

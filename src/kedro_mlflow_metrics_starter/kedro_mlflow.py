@@ -19,6 +19,8 @@ from .project import PYPROJECT, Project
 from .refusal import Refusal
 
 NAME, MODULE = "kedro-mlflow", "kedro_mlflow"
+# Kedro knows a plugin by the name in its metadata: of kedro-mlflow 2.0 that is its module's.
+PLUGINS = f'"{MODULE}", "{NAME}"'
 METRICS = re.compile(
     rf"{MODULE}\.io\.metrics(\.\w+)?\.Mlflow(Metric|MetricHistory|MetricsHistory|Metrics)Data[sS]et"
 )
@@ -53,13 +55,13 @@ def check(project: Project, *, converting: bool) -> None:
     settings = f"{project.package}/settings.py"
     if _imports(project.text(settings) or ""):
         raise Refusal(f"{settings} imports {MODULE} itself; take that out, then adopt.")
-    if converting or NAME in project.disabled_plugins:
+    if converting or MODULE in project.disabled_plugins:
         return
     if reason := _where(project):
         raise Refusal(
             f"{NAME} is active in the project ({reason}), and would open a second MLflow run; add"
             f" --from-kedro-mlflow, or disable it in {settings}: DISABLE_HOOKS_FOR_PLUGINS ="
-            f' ("{NAME}",)'
+            f" ({PLUGINS})"
         )
 
 
@@ -70,8 +72,8 @@ def convert(plan: Plan) -> None:
         _convert_config(plan, name)
     disable = template.wiring().extend_setting
     settings = f"{plan.project.package}/settings.py"
-    if NAME not in plan.project.disabled_plugins:
-        plan.edit(settings, lambda text: disable(text, "DISABLE_HOOKS_FOR_PLUGINS", f'"{NAME}"'))
+    if MODULE not in plan.project.disabled_plugins:
+        plan.edit(settings, lambda text: disable(text, "DISABLE_HOOKS_FOR_PLUGINS", PLUGINS))
     _drop_dependency(plan)
 
 

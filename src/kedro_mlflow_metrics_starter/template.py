@@ -44,7 +44,7 @@ def tracking() -> Callable[[str], ModuleType]:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """The files in a folder of the template, by their path in it; caches aside."""
+    """The files in a folder, by their path in it; caches aside."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
