@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo services test slow explore chaos coverage server lint types check test-oldest bench pictures clean env
+.PHONY: help adopt demo services test slow explore chaos coverage server lint types check test-oldest bench pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -71,6 +71,7 @@ types: env ## Check types, the template where it lies
 	$(RUN) mypy -p lab
 	$(RUN) mypy hooks/pre_gen_project.py
 	$(RUN) mypy hooks/post_gen_project.py
+	$(RUN) mypy src
 	$(RUN) mypy tests scripts
 	$(RUN) mypy benchmarks
 
@@ -85,6 +86,10 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
 	cd .oldest/oldest && ../.venv/bin/kedro pipeline create churn && ../.venv/bin/kedro run --pipeline=churn
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
+
+adopt: .venv ## Bring metrics tracking to a Kedro project: PROJECT=its folder, ARGS=--dry-run, say
+	@test -n "$(PROJECT)" || { echo "make adopt PROJECT=/path/to/a/kedro/project"; exit 2; }
+	@$(UV) tool run --quiet --from . kedro-mlflow-metrics adopt "$(PROJECT)" $(ARGS)
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@rm -rf .bench

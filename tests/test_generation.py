@@ -114,6 +114,7 @@ FILES = {
     "src/PACKAGE/tracking/store/queries.py",
     "src/PACKAGE/tracking/store/schema.py",
     "src/PACKAGE/tracking/store/sqlite.py",
+    "templates/conftest.py",
     "templates/pipeline/cookiecutter.json",
     "templates/pipeline/{{ cookiecutter.pipeline_name }}/__init__.py",
     "templates/pipeline/{{ cookiecutter.pipeline_name }}/nodes.py",
