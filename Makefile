@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help demo services test slow explore chaos coverage server lint types check test-oldest bench pictures clean env
+.PHONY: help adopt demo services test slow explore chaos coverage server lint types check test-oldest bench pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -63,7 +63,7 @@ coverage: env ## Run the fast tests, and say what of the template they don't rea
 	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n auto -m "not slow" --cov
 
 lint: env ## Check style and who imports whom, the template where it lies
-	$(RUN) ruff check .
+	$(RUN) ruff check --config pyproject.toml .
 	$(RUN) ruff format --check .
 	PYTHONPATH=.venv/lab .venv/bin/lint-imports --no-cache
 
@@ -71,6 +71,7 @@ types: env ## Check types, the template where it lies
 	$(RUN) mypy -p lab
 	$(RUN) mypy hooks/pre_gen_project.py
 	$(RUN) mypy hooks/post_gen_project.py
+	$(RUN) mypy src
 	$(RUN) mypy tests scripts
 	$(RUN) mypy benchmarks
 
@@ -83,7 +84,12 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 	$(UV) venv --quiet --python .venv/bin/python .oldest/.venv
 	$(UV) pip install --quiet --python .oldest/.venv "kedro==1.0.0" "mlflow==3.7.0" "sqlalchemy<2.1" pytest setuptools -r "$(TEMPLATE)/requirements.txt"
 	cd .oldest && .venv/bin/kedro new --starter=.. --name "Oldest"
+	cd .oldest/oldest && ../.venv/bin/kedro pipeline create churn && ../.venv/bin/kedro run --pipeline=churn
 	cd .oldest/oldest && ../.venv/bin/python -m pytest
+
+adopt: .venv ## Bring metrics tracking to a Kedro project: PROJECT=its folder, ARGS=--dry-run, say
+	@test -n "$(PROJECT)" || { echo "make adopt PROJECT=/path/to/a/kedro/project"; exit 2; }
+	@$(UV) tool run --quiet --from . kedro-mlflow-metrics adopt "$(PROJECT)" $(ARGS)
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@rm -rf .bench

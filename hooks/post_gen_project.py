@@ -58,7 +58,11 @@ training_metrics:
     loss: {greater_is_better: false}
 """
 
-EXAMPLE_ONLY = ("src/PACKAGE/pipelines/training", "tests/pipelines")
+EXAMPLE_ONLY = (
+    "src/PACKAGE/pipelines/training",
+    "tests/pipelines",
+    "conf/base/parameters_training.yml",
+)
 NULL = "tag:yaml.org,2002:null"
 
 
@@ -67,12 +71,35 @@ def main(project: Path = Path()) -> None:
     answers = json.loads(ANSWERS)
     package = answers["python_package"]
     has_example = answers["__example"] == "yes"
+    for cache in [*project.rglob("__pycache__")]:  # of a template that pip has installed
+        shutil.rmtree(cache)
     wire(project, package, (EXAMPLE_ENTRIES + "\n" if has_example else "") + METRICS_ENTRIES)
     if not has_example:
         for path in EXAMPLE_ONLY:
-            shutil.rmtree(project / path.replace("PACKAGE", package))
-        edit(project / "requirements.txt", lambda text: drop(text, "scikit-learn", "\n"))
+            remove(project / path.replace("PACKAGE", package))
+        for file in ("requirements.txt", "pyproject.toml"):
+            edit(project / file, lambda text: drop(text, "scikit-learn", "\n"))
         edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
+    if answers["ci"] == "none":
+        remove(project / ".github")
+    fill_in(project, package)
+
+
+def fill_in(project: Path, package: str) -> None:
+    """Write what Cookiecutter does not render: a name and, from the bundled part, a version."""
+    names = project / "templates/pipeline/cookiecutter.json"
+    edit(names, lambda text: text.replace("PACKAGE", package))
+    bundled = (project / "src" / package / "tracking/__init__.py").read_text(encoding="utf-8")
+    (version,) = re.findall(r'^__version__ = "(.*)"$', bundled, re.MULTILINE)
+    edit(project / "pyproject.toml", lambda text: text.replace("STARTER_VERSION", version))
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def wire(project: Path, package: str, entries: str = METRICS_ENTRIES) -> None:
@@ -97,13 +124,20 @@ def register_hook(text: str, package: str) -> str:
     tree = ast.parse(text)
     if any(HOOK in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(tree)):
         return text
-    if setting := [statement for statement in tree.body if _sets(statement, "HOOKS")]:
-        text = _insert(text, setting[-1].lineno, f"HOOKS = (*HOOKS, {HOOK}())")
-    else:  # below Kedro's own example of it, which is a comment, or at the end
-        example = re.search(r"^# *HOOKS *=.*(\n#.*)*", text, re.MULTILINE)
-        line = text.count("\n", 0, example.end() if example else len(text)) + 1
-        text = _insert(text, line, f"HOOKS = ({HOOK}(),)")
+    text = extend_setting(text, "HOOKS", f"{HOOK}()")
     return _add_import(text, f"from {package}.tracking import {HOOK}")
+
+
+def extend_setting(text: str, name: str, item: str) -> str:
+    """The text of ``settings.py`` with one item more, the last, in this tuple or list."""
+    if setting := [statement for statement in ast.parse(text).body if _sets(statement, name)]:
+        is_set = any(_always_sets(statement, name) for statement in setting)
+        others = name if is_set else f'globals().get("{name}", ())'
+        return _insert(text, setting[-1].lineno, f"{name} = (*{others}, {item})")
+    # below Kedro's own example of it, which is a comment, or at the end
+    example = re.search(rf"^# *{name} *=.*(\n#.*)*", text, re.MULTILINE)
+    line = text.count("\n", 0, example.end() if example else len(text)) + 1
+    return _insert(text, line, f"{name} = ({item},)")
 
 
 def _sets(statement: ast.stmt, name: str) -> bool:
@@ -117,14 +151,69 @@ def _sets(statement: ast.stmt, name: str) -> bool:
     )
 
 
+def _always_sets(node: ast.stmt, name: str) -> bool:
+    """Whether a statement sets this name whatever the conditions in it are."""
+    if isinstance(node, ast.If):
+        blocks = [node.body, node.orelse]
+    elif isinstance(node, ast.Try):
+        blocks = [node.body, *(handler.body for handler in node.handlers)]
+    elif isinstance(node, ast.With):
+        blocks = [node.body]
+    else:
+        has_no_value = isinstance(node, ast.AnnAssign) and node.value is None
+        loops = isinstance(node, ast.For | ast.While)
+        return _sets(node, name) and not has_no_value and not loops
+    return all(any(_always_sets(inner, name) for inner in block) for block in blocks)
+
+
 def _add_import(text: str, statement: str) -> str:
     """Below the docstring and the imports at the top."""
+    name = statement.rpartition(" ")[2]
     head = list(itertools.takewhile(_is_head, ast.parse(text).body))
     imports = [node for node in head if isinstance(node, ast.ImportFrom)]
-    if any((name.asname or name.name) == HOOK for node in imports for name in node.names):
+    if any((alias.asname or alias.name) == name for node in imports for alias in node.names):
         return text
     gap = "\n" if head and isinstance(head[-1], ast.Expr) else ""
     return _insert(text, head[-1].lineno if head else 0, gap + statement)
+
+
+def add_command(text: str) -> str | None:
+    """The text of a project's own ``cli.py`` with ``kedro metrics`` among its commands.
+
+    None if it can't be: its ``cli`` is not seen to be a group of click's, or something of its own
+    is called ``metrics``.
+    """
+    tree = ast.parse(text)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    if any((node.module or "").endswith("tracking.cli") for node in imports):
+        return text
+    groups = [node for node in tree.body if _defines(node, "cli")]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [a.value for call in calls for a in call.args if isinstance(a, ast.Constant)]
+    named += [k.value.value for c in calls for k in c.keywords if isinstance(k.value, ast.Constant)]
+    is_taken = "metrics" in named or any(_defines(node, "metrics") for node in tree.body)
+    if is_taken or not groups or not _is_group(groups[-1]):
+        return None
+    text = _insert(text, groups[-1].end_lineno or 0, "\n\ncli.add_command(metrics)")
+    return _add_import(text, "from .tracking.cli import metrics")
+
+
+def _defines(node: ast.stmt, name: str) -> bool:
+    return getattr(node, "name", "") == name or _sets(node, name)
+
+
+def _is_group(node: ast.stmt) -> bool:
+    """Whether this makes a group, ``@click.group()`` or ``click.Group()``, that takes groups."""
+    made = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+    if isinstance(node, ast.Assign):
+        made = [node.value]
+    for maker in made:
+        call = maker.func if isinstance(maker, ast.Call) else maker
+        name = getattr(call, "attr", getattr(call, "id", ""))
+        options = maker.keywords if isinstance(maker, ast.Call) else []
+        if name.lower().endswith("group"):
+            return "chain" not in [option.arg for option in options]
+    return False
 
 
 def _is_head(node: ast.stmt) -> bool:

@@ -43,6 +43,7 @@ def refuse(answers: Mapping[str, object]) -> str | None:
         "tracking_uri": _tracking_uri,
         "experiment": _experiment,
         "separator": _separator,
+        "ci": _ci,
         "kedro_version": _kedro_version,
     }
     for key, check in checks.items():
@@ -112,6 +113,12 @@ def _separator(value: str) -> str | None:
     if value in (".", "/"):
         return None
     return f"separator is {value!r}, which is not '.' or '/'; choose one of them."
+
+
+def _ci(value: str) -> str | None:
+    if value in ("none", "github"):
+        return None
+    return f"ci is {value!r}, which is not none or github; choose one of them."
 
 
 def _tracking_uri(value: str) -> str | None:

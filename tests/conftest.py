@@ -22,6 +22,8 @@ settings.register_profile("repeat", derandomize=True, deadline=None)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
 settings.load_profile("explore" if EXPLORING else "repeat")
 
+collect_ignore = ["projects"]  # they have tests of their own
+
 LAB = pytest.StashKey[Path]()
 
 

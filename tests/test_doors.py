@@ -30,8 +30,10 @@ def finished(store: Path) -> dict[str, Any]:
 @pytest.fixture
 def project(example: Project) -> Project:
     """The example, which trains for two epochs only."""
-    parameters = (example.path / "conf/base/parameters.yml").read_text()
-    example.write("conf/base/parameters.yml", parameters.replace("epochs: 20", "epochs: 2"))
+    parameters = (example.path / "conf/base/parameters_training.yml").read_text()
+    example.write(
+        "conf/base/parameters_training.yml", parameters.replace("epochs: 20", "epochs: 2")
+    )
     return example
 
 

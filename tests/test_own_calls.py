@@ -25,6 +25,7 @@ from helpers import (
     points_in,
     register_hooks,
     runs_in,
+    wait_until,
 )
 from kedro.framework.hooks import hook_impl
 from kedro.framework.session import KedroServiceSession

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from adopting import commit, copy_of
 from helpers import KEDRO, STARTER, Process, Project, free_port, points_in
 from lab.tracking.names import Tag
 
@@ -123,6 +124,7 @@ class Shell:
 
     def write(self, path: Path, text: str, add: bool) -> None:
         path = self.folder / path
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text((path.read_text() if add else "") + text)
 
     def _serve(self, command: str) -> str:
@@ -134,6 +136,23 @@ class Shell:
             process.signal_group(signal.SIGINT)  # as a terminal does
             assert process.wait() == 0
         return process.output
+
+
+def shell_in(folder: Path, *, uv: bool) -> Shell:
+    """A shell, with uv on its path."""
+    shell = Shell(folder)
+    if uv and not shutil.which("uv", path=shell.environment["PATH"]):
+        shell.environment["PATH"] += f"{os.pathsep}{STARTER / '.venv' / 'bin'}"
+    return shell
+
+
+def follow(shell: Shell, page: Path) -> None:
+    """Do all that a page says, and compare what is printed with what it shows."""
+    for step in steps(page):
+        if isinstance(step, Command):
+            check(step, shell.run(step.text))
+        else:
+            shell.write(*step)
 
 
 def with_tool(tool: str) -> Iterator[Command | tuple[Path, str, bool]]:
@@ -149,10 +168,7 @@ def with_tool(tool: str) -> Iterator[Command | tuple[Path, str, bool]]:
 @pytest.mark.parametrize("tool", ["uv", "pip"])
 def test_the_first_day_is_as_its_page_says(tool: str, tmp_path: Path) -> None:
     """With pip, up to the first run."""
-    shell = Shell(tmp_path)
-    if tool == "uv" and not shutil.which("uv", path=shell.environment["PATH"]):
-        uv = STARTER / ".venv" / "bin"
-        shell.environment["PATH"] += f"{os.pathsep}{uv}"
+    shell = shell_in(tmp_path, uv=tool == "uv")
     for step in with_tool(tool):
         if isinstance(step, Command):
             check(step, shell.run(step.text))
@@ -175,13 +191,7 @@ class ProjectShell(Shell):
 @pytest.mark.timeout(1800)
 def test_sweeps_are_as_their_page_says(example: Project) -> None:
     """20 trials on four processes, and three with Optuna in one."""
-    shell = ProjectShell(example)
-
-    for step in steps(SWEEPS):
-        if isinstance(step, Command):
-            check(step, shell.run(step.text))
-        else:
-            shell.write(*step)
+    follow(ProjectShell(example), SWEEPS)
 
     runs = example.runs()
     parents = {run.info.run_name: run for run in runs if Tag.PARENT_RUN not in run.data.tags}
@@ -243,3 +253,50 @@ def test_what_is_for_orchestrators_can_be_parsed() -> None:
             assert yaml.safe_load(block)
         elif kind == "bash":
             subprocess.run(["bash", "-n", "-c", block], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_project_is_adopted_as_its_page_says(tmp_path: Path) -> None:
+    follow(shell_in(tmp_path, uv=True), STARTER / "docs" / "adopt.md")
+
+
+def add(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+@pytest.fixture
+def rockets(tmp_path: Path) -> Shell:
+    """A shell in a project of many parts, with an environment of its own."""
+    path = copy_of(STARTER / "tests" / "projects" / "rockets", tmp_path)
+    add(path / ".gitignore", ".venv/\n")
+    shell = shell_in(path, uv=True)
+    shell.run("uv venv --quiet")
+    shell.run("source .venv/bin/activate")
+    return shell
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kedro_mlflow_is_left_as_the_page_says(rockets: Shell) -> None:
+    kind = "kedro_mlflow.io.metrics.MlflowMetricsHistoryDataset"
+    entry = f"\ncurves:\n  type: {kind}  # both curves\n"
+    add(rockets.folder / "conf/base/catalog.yml", entry)
+    commit(rockets.folder)
+
+    follow(rockets, STARTER / "docs" / "from-kedro-mlflow.md")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kedro_viz_is_left_as_the_page_says(rockets: Shell) -> None:
+    file = "data/09_tracking/metrics.json"
+    entry = f"\nmetrics:\n  type: tracking.MetricsDataset\n  filepath: {file}\n"
+    add(rockets.folder / "conf/base/catalog.yml", entry)
+    for version, r2 in (("2023-11-13T13.35.21.123Z", 0.8), ("2024-01-02T03.04.05.006Z", 0.91)):
+        add(rockets.folder / file / version / "metrics.json", f'{{"r2": {r2}}}')
+    commit(rockets.folder)
+
+    follow(rockets, STARTER / "docs" / "from-kedro-viz.md")

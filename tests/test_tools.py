@@ -46,3 +46,25 @@ def test_every_target_of_the_makefile_says_what_it_is_for() -> None:
     documented = re.findall(r"^([a-z-]+):.*## \S", makefile, re.MULTILINE)
 
     assert set(documented) == set(phony.split()) - {"env"}
+
+
+def test_the_workflows_name_the_same_actions() -> None:
+    ours = actions(STARTER / ".github/workflows/ci.yml")
+    theirs = actions(TEMPLATE / ".github/workflows/checks.yml")
+
+    assert theirs
+    assert theirs <= ours
+    assert all(re.fullmatch(r"\S+@[0-9a-f]{40} # v[\d.]+", action) for action in ours)
+
+
+def actions(workflow: Path) -> set[str]:
+    return set(re.findall(r"uses: (.*)", workflow.read_text()))
+
+
+def test_the_changelog_begins_with_the_version_of_the_bundled_part() -> None:
+    (bundled,) = TEMPLATE.glob("src/*/tracking/__init__.py")
+    (version,) = re.findall(r'^__version__ = "(.*)"$', bundled.read_text(), re.MULTILINE)
+    sections = re.findall(r"^## (\S+)", (STARTER / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert sections[0] == version
+    assert len(set(sections)) == len(sections)

@@ -2,7 +2,7 @@
 https://docs.kedro.org/en/stable/extend/common_use_cases/"""
 
 import click
-from kedro.framework.cli.project import run  # what `python -m` runs where there is a cli.py
+from kedro.framework.cli.project import run  # what `python -m <package>` runs
 
 from .tracking.cli import metrics
 

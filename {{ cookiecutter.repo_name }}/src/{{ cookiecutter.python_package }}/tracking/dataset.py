@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, NewType, cast
 
 from kedro.io import AbstractDataset, DatasetError
 
+from .names import check_arguments, entry_being_built
 from .points import Points, PointsError, allowed_name, by_key, parse
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             return {"accuracy": 0.9, "loss": [{"value": 0.8, "step": 0}, {"value": 0.7, "step": 1}]}
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         prefix: str | None = None,
+        key: str | None = None,
         run_id: str | None = None,
         metrics: Mapping[str, Mapping[str, Any]] | None = None,
         load_args: Mapping[str, Any] | None = None,
@@ -66,6 +67,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         Args:
             prefix: What the keys begin with; the dataset's name if None, nothing if ``""``.
+            key: The whole key of the only metric: a node returns its value, and not a mapping.
             run_id: An existing MLflow run to write to and read from, instead of the current one.
             metrics: What its metrics mean, by name or pattern (``recall*``): ``greater_is_better``
                 and, if wanted, the limits ``threshold`` (the value has to reach it),
@@ -74,10 +76,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
                 ``previous``, ``best:KEY`` or ``git:REVISION``; ``as: frame``, a DataFrame.
             metadata: Anything; Kedro ignores it, plugins may read it.
         """
-        for argument, value in {"prefix": prefix, "run_id": run_id}.items():
-            if value is not None and not isinstance(value, str):
-                given = f"{argument!r} is {value!r} ({type(value).__name__})"
-                raise ValueError(f'{given}; it is a string: write "{value}", in quotes')
+        check_arguments(metrics, prefix=prefix, key=key, run_id=run_id)
         self.rules: Sequence[Rule] = ()
         self.reads_run, self._as_frame = cast("str | None", None), False
         if metrics is not None or load_args is not None:
@@ -86,12 +85,12 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             self.rules = rules.parse_rules(metrics or {})
             self.reads_run, self._as_frame = rules.parse_load_args(load_args or {})
         self.metadata = metadata
-        self.prefix = prefix
+        self.key = allowed_name(key) if key else None
+        self.prefix = prefix = "" if key else prefix
         self.run_id = run_id or None
         self.membership: Membership | None = None  # a worker that unpickles it joins the run
         self.binding: Binding | None = None
-        entry = _entry_being_built()
-        self._prefix = entry.partition("@")[0] if prefix is None and entry else prefix
+        self._prefix = entry_being_built() if prefix is None else prefix
         self._warned: set[str] = set()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -114,7 +113,10 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         """
         binding = self.binding or self._unbound()
         try:
-            metrics = by_key(parse(data, binding.separator), binding.prefix, binding.separator)
+            found = parse(data if self.key is None else {self.key: data}, binding.separator)
+            metrics = by_key(found, binding.prefix, binding.separator)
+            if self.key and [*metrics] != [self.key]:
+                raise PointsError(f"The metric {self.key!r} is one, not a mapping of names.")
             delivery = _delivery_of(binding)
             if delivery is None:
                 _ = [metric.numbered(0) for metric in metrics.values()]
@@ -145,6 +147,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         run_id, points, start = self._points()
         if self._as_frame:
             return cast("dict[str, Any]", reading.frame(run_id, points))
+        if self.key:
+            return cast("dict[str, Any]", reading.shaped(points[self.key]))
         return {key.removeprefix(start): reading.shaped(points[key]) for key in points}
 
     def preview(self) -> PlotlyPreview:
@@ -160,6 +164,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
         binding = self._to_read()
         run_id, points = reading.points_of(binding)
+        if self.key and self.key not in points:
+            raise DatasetError(f"There is no metric {self.key!r} in the MLflow run {run_id}.")
         if not points and binding is not self.binding:
             raise DatasetError(
                 f"No metrics begin with {binding.start!r} in the MLflow run {run_id}."
@@ -173,7 +179,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         from .reports import reading
 
         prefix = self.binding.prefix if self.binding else self._prefix or ""
-        return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules)
+        return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules, self.key)
 
     def _exists(self) -> bool:
         from .reports import reading
@@ -216,16 +222,6 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         if message not in self._warned:
             self._warned.add(message)
             logger.warning(message)
-
-
-def _entry_being_built() -> str | None:
-    """The entry's name, which Kedro (1.0 to 1.7) gives the ``from_config`` that calls us, only."""
-    code = AbstractDataset.from_config.__func__.__code__  # type: ignore[attr-defined]
-    frame, name = sys._getframe(), None
-    while frame := frame.f_back:  # type: ignore[assignment]
-        if frame.f_code is code:
-            name = frame.f_locals["name"]  # the outermost: CachedDataset's inner one is "_cached"
-    return name
 
 
 def _delivery_of(binding: Binding) -> Delivery | None:

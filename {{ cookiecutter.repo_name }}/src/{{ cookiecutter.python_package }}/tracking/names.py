@@ -1,8 +1,11 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
+import sys
 from collections.abc import Collection
 from difflib import get_close_matches
 from reprlib import repr as short_repr
+
+from kedro.io import AbstractDataset
 
 # What the keys of MLflow's own system metrics begin with.
 SYSTEM = "system/"
@@ -87,3 +90,26 @@ def shown(value: object) -> str:
     except Exception:  # an int of more than 4,300 digits has none
         text = "something"
     return f"{text} ({type(value).__name__})"
+
+
+def check_arguments(metrics: object, **texts: object) -> None:
+    """Raise a ValueError for arguments of a metrics dataset that are no texts, or one too many."""
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            given = f"{name!r} is {value!r} ({type(value).__name__})"
+            raise ValueError(f'{given}; it is a string: write "{value}", in quotes')
+    if texts["key"] and (texts["prefix"] is not None or metrics is not None):
+        raise ValueError("'key' goes with neither 'prefix' nor 'metrics'; leave one out")
+
+
+def entry_being_built() -> str | None:
+    """The entry's name, without what follows an @; None where none is.
+
+    Kedro (1.0 to 1.7) gives it only to the ``from_config`` that calls us.
+    """
+    code = AbstractDataset.from_config.__func__.__code__  # type: ignore[attr-defined]
+    frame, name = sys._getframe(), None
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code is code:
+            name = frame.f_locals["name"]  # the outermost: CachedDataset's inner one is "_cached"
+    return name and str(name).partition("@")[0]

@@ -63,7 +63,7 @@ def bind(
         # Without what Kedro calls transcoding, ``metrics@best``.
         prefix = name.partition("@")[0] if dataset.prefix is None else dataset.prefix
         hint = _hint(catalog, name)
-        bindings[name] = Binding(name, prefix, separator, destination, hint=hint)
+        bindings[name] = Binding(name, prefix, separator, destination, key=dataset.key, hint=hint)
     for name, dataset in datasets.items():
         start = bindings[name].start
         overlapping = tuple(

@@ -18,9 +18,10 @@ class Binding:
     destination: Destination | None  # the MLflow run; None where tracking is off
     sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
+    key: str | None = None  # of its only metric
     hint: str = ""  # a sentence about where the entry comes from, for errors
 
     @property
     def start(self) -> str:
         """What every key of the dataset begins with."""
-        return key_prefix(self.prefix, self.separator)
+        return self.key or key_prefix(self.prefix, self.separator)

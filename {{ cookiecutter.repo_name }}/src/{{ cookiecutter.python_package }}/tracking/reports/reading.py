@@ -46,7 +46,11 @@ def unbound(prefix: str, run_id: str | None) -> Binding:
 
 
 def bound_to_read(
-    prefix: str, run_id: str | None, name: str | None, rules: Sequence[Rule]
+    prefix: str,
+    run_id: str | None,
+    name: str | None,
+    rules: Sequence[Rule],
+    key: str | None = None,
 ) -> Binding:
     """To a run that has the metrics: as it is named (``Runs.find``), or where no pipeline runs.
 
@@ -57,8 +61,8 @@ def bound_to_read(
     """
     config = current_config() or _project_config()
     if config is None:  # outside of a Kedro project
-        return unbound(prefix, run_id)
-    start = key_prefix(prefix, config.separator)
+        return replace(unbound(prefix, run_id), key=key)
+    start = key or key_prefix(prefix, config.separator)
     destination = None if name else _run_at_hand(run_id, config)
     if destination is None:
         own = [replace(rule, start=start) for rule in rules]
@@ -69,7 +73,7 @@ def bound_to_read(
         except NotFoundError as error:
             raise DatasetError(f"The metrics dataset {prefix!r} can't be read: {error}") from None
         destination = Destination(config.tracking_uri, found)
-    return Binding(prefix, prefix, config.separator, destination)
+    return Binding(prefix, prefix, config.separator, destination, key=key)
 
 
 def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination | None:
@@ -113,6 +117,8 @@ def exists(binding: Binding) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
+    if binding.key:
+        return binding.key in keys
     return any(key.startswith(binding.start) for key in keys)
 
 

@@ -7,20 +7,26 @@ from typing import Any
 
 import mlflow
 import numpy as np
+from kedro.framework.project import pipelines
 from kedro.framework.session import KedroSession
 from mlflow import MlflowClient
 
 EPOCHS = 3
 
 
+def run_training(session: KedroSession) -> None:
+    """Run this pipeline, whatever others the project has."""
+    session.run(node_names=[node.name for node in pipelines["training"].nodes])
+
+
 def test_a_run_is_finished_and_has_every_point(
     session: Callable[..., KedroSession], runs: Callable[[], list[Any]], store: str
 ) -> None:
-    session(training={"epochs": EPOCHS}).run()
+    run_training(session(training={"epochs": EPOCHS}))
 
     (run,) = runs()
     assert run.info.status == "FINISHED"
-    assert {name for name in run.data.metrics if not name.startswith("best.")} == {
+    assert run.data.metrics.keys() >= {
         "training_metrics.loss",
         "training_metrics.accuracy",
         "my_model_metrics.accuracy",
@@ -36,7 +42,7 @@ def test_a_run_is_finished_and_has_every_point(
 def test_the_classifier_is_good(
     session: Callable[..., KedroSession], runs: Callable[[], list[Any]]
 ) -> None:
-    session().run()
+    run_training(session())
 
     metrics = runs()[0].data.metrics
     assert metrics["my_model_metrics.accuracy"] > 0.9
@@ -46,7 +52,7 @@ def test_the_classifier_is_good(
 def test_the_model_is_kept(
     session: Callable[..., KedroSession], runs: Callable[[], list[Any]], store: str
 ) -> None:
-    session(training={"epochs": EPOCHS}).run()
+    run_training(session(training={"epochs": EPOCHS}))
 
     mlflow.set_tracking_uri(store)
     model = mlflow.sklearn.load_model(f"runs:/{runs()[0].info.run_id}/classifier")

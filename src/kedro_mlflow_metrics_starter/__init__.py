@@ -1,0 +1,1 @@
+"""The command ``kedro-mlflow-metrics``, and the starter's alias ``mlflow-metrics`` for Kedro."""

@@ -1,0 +1,248 @@
+"""``adopt``: what an existing project is given, so that its metrics go to MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import tomlkit
+import yaml
+
+from . import dependencies, example, kedro_mlflow, kedro_viz, template, templates
+from .conversion import catalogs
+from .plan import Plan
+from .project import PYPROJECT, Project, strings_in
+from .refusal import Refusal
+
+OURS = "Metrics from Kedro nodes to MLflow"  # what the docstring of tracking/ begins with
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``adopt`` was asked for."""
+
+    example: bool = False
+    from_kedro_mlflow: bool = False
+    from_kedro_viz: bool = False
+
+
+def plan_adoption(project: Project, options: Options) -> Plan:
+    """All that is to be written, in an order in which the project runs after every step.
+
+    Raises:
+        Refusal: It can't be done safely.
+    """
+    plan = Plan(project)
+    kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
+    is_new = add_tracking(plan)
+    add_dependencies(plan, with_example=options.example)
+    plan.edit(".gitignore", ignore)
+    if is_new:
+        leave_out_of_checks(plan)
+    if options.from_kedro_viz:
+        kedro_viz.convert(plan)
+    if options.from_kedro_mlflow:
+        kedro_mlflow.convert(plan)
+    templates.add(plan)
+    add_mlflow_yml(plan)
+    entries = example.add(plan) + "\n" if options.example else ""
+    add_entries(plan, entries + template.wiring().METRICS_ENTRIES)
+    add_hook(plan)
+    add_command(plan)
+    return plan
+
+
+def add_tracking(plan: Plan) -> bool:
+    """The bundled package, as a whole; False if it is there."""
+    project = plan.project
+    folder = f"{project.package}/tracking"
+    ours = template.files_in(template.TRACKING)
+    docstring = (project.text(f"{folder}/__init__.py") or "").lstrip("\"'")
+    if (project.path / folder).exists() or project.read(f"{folder}.py") is not None:
+        if not docstring.startswith(OURS):
+            raise Refusal(
+                f"The project has a {folder} of its own, where this one belongs; rename it."
+            )
+        if snapshot(plan, folder) != ours:
+            plan.remark(f"{folder} is there, and not as in this version: it is left as it is.")
+        return False
+    plan.add({f"{folder}/{name}": text for name, text in ours.items()})
+    return True
+
+
+def snapshot(plan: Plan, folder: str) -> dict[str, bytes]:
+    """The files in a folder of the project, by their path in it; caches aside."""
+    files = template.files_in(plan.project.path / folder)
+    return {name: text.replace(b"\r\n", b"\n") for name, text in files.items()}
+
+
+def add_dependencies(plan: Plan, *, with_example: bool) -> None:
+    """What is missing in each list that the project has; it has one afterwards."""
+    project = plan.project
+    wanted = template.requirements()
+    if not with_example:
+        del wanted["scikit-learn"]
+    files = dependencies.requirement_files(project.pyproject, plan.text)
+    table = project.pyproject.get("project", {})
+    if "dependencies" in table or "poetry" in project.pyproject.get("tool", {}):
+        plan.edit(PYPROJECT, lambda text: dependencies.add_to_pyproject(text, wanted))
+    elif table and not files:
+        plan.edit(PYPROJECT, lambda text: dependencies.add_to_pyproject(text, wanted, anew=True))
+    elif not files:
+        files = [dependencies.REQUIREMENTS[0]]
+    for name in files:
+        lines = dependencies.lines_of(name, plan.text)
+        if not (missing := dependencies.missing(lines, wanted)):
+            continue
+        if dependencies.has_hashes(plan.text(name) or ""):
+            plan.remark(f"{name} is a lock with hashes: make it anew, with {', '.join(missing)}.")
+        else:
+            plan.edit(name, partial(dependencies.add_lines, lines=missing))
+
+
+def ignore(text: str) -> str:
+    """The text of a ``.gitignore`` that leaves out what MLflow writes in the project's folder."""
+    template_text = (template.PROJECT / ".gitignore").read_text(encoding="utf-8")
+    (paragraph,) = [part for part in template_text.split("\n\n") if "mlflow.db*" in part]
+    there = {line.strip().rstrip("/*") for line in text.splitlines()}
+    head, *lines = paragraph.splitlines()
+    new = [line for line in lines if line.rstrip("/*") not in there]
+    if not new:
+        return text
+    gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
+    return "\n".join([text + gap + head, *new, ""])
+
+
+def leave_out_of_checks(plan: Plan) -> None:
+    """The project's own ruff, mypy and coverage are for its own code."""
+    tools = plan.project.pyproject.get("tool", {})
+    folder, module = f"{plan.project.package}/tracking", f"{plan.project.name}.tracking.*"
+
+    def change(text: str) -> str:
+        document: Any = tomlkit.parse(text)
+        if "ruff" in tools:
+            _append(document["tool"]["ruff"], "extend-exclude", folder)
+            _append(document["tool"]["ruff"], "extend-exclude", templates.FOLDER)
+        if "coverage" in tools:
+            coverage = document["tool"]["coverage"]
+            is_new = "run" not in coverage
+            _append(coverage.setdefault("run", tomlkit.table()), "omit", f"{folder}/*")
+            if is_new:
+                coverage["run"].add(tomlkit.nl())
+        if "mypy" in tools and module not in str(tools["mypy"].get("overrides")):
+            override = tomlkit.table()
+            override.update({"module": module, "ignore_errors": True})
+            document["tool"]["mypy"].setdefault("overrides", tomlkit.aot()).append(override)
+        return tomlkit.dumps(document)
+
+    plan.edit(PYPROJECT, change)
+
+
+def _append(table: Any, key: str, value: str) -> None:
+    values = table.setdefault(key, tomlkit.array())
+    if value not in values:
+        values.append(value)
+
+
+def add_mlflow_yml(plan: Plan) -> None:
+    """The settings, all of them as by default, where the project has none.
+
+    Raises:
+        Refusal: It has a file of that name, of something else.
+    """
+    project = plan.project
+    names = project.files(project.conf, "mlflow*")
+    for name in names:
+        try:
+            content = yaml.safe_load(plan.text(name) or "") or {}
+        except yaml.YAMLError:
+            content = {"": None}
+        if unknown := [key for key in content if key not in template.known_settings()]:
+            raise Refusal(
+                f"{name} says {unknown[0]!r}, and is not of this metrics tracking; rename it, or"
+                " for one of kedro-mlflow add --from-kedro-mlflow."
+            )
+    if not any(name.startswith(f"{project.base}/") for name in names):
+        text = template.mlflow_yml(project.name, {})
+        plan.add({f"{project.base}/mlflow.yml": text.encode()})
+
+
+def add_entries(plan: Plan, entries: str) -> None:
+    """Those of the entries that the project's catalog has not; the pattern, where it is safe."""
+    project = plan.project
+    main = f"{project.base}/catalog.yml"
+    files = list(dict.fromkeys([*catalogs(project, project.base), main]))
+    taken = {name for file in files if file != main for name in _entries_of(plan, file)}
+    in_main = _entries_of(plan, main)
+    parts = []
+    for part in entries.replace("PACKAGE", project.name).strip("\n").split("\n\n"):
+        (name,) = yaml.safe_load(part)
+        if name in taken:
+            continue
+        if (
+            "{" in name
+            and name not in in_main
+            and (others := _would_match(project, {*taken, *in_main}))
+        ):
+            plan.remark(
+                f"The pattern {name!r} was not added to the catalog: the code names"
+                f" {', '.join(others)}, which it would make metrics."
+            )
+            continue
+        parts.append(part)
+    if parts:
+        add = template.wiring().add_entries
+        try:
+            plan.edit(main, lambda text: add(text, "\n\n".join(parts) + "\n"))
+        except ValueError as error:
+            raise Refusal(f"{project.base}/{error}") from None
+
+
+def _entries_of(plan: Plan, file: str) -> list[str]:
+    try:
+        content = yaml.safe_load(plan.text(file) or "") or {}
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise Refusal(f"{file} is not YAML ({reason}); correct it.") from None
+    if not isinstance(content, dict):
+        raise Refusal(f"{file} is not a mapping of names to datasets; correct it.")
+    return [str(name) for name in content]
+
+
+def _would_match(project: Project, entries: Iterable[str]) -> list[str]:
+    """The names in the project's code that end in ``_metrics`` and have no entry."""
+    names = {name for text in project.sources.values() for name in strings_in(text)}
+    found = {name for name in names if re.fullmatch(r"[\w.]*\w_metrics(@\w+)?", name)}
+    return sorted(found - set(entries))
+
+
+def add_hook(plan: Plan) -> None:
+    """The hook, last in ``HOOKS``."""
+    register = template.wiring().register_hook
+    name = plan.project.name
+    plan.edit(f"{plan.project.package}/settings.py", lambda text: register(text, name))
+
+
+def add_command(plan: Plan) -> None:
+    """``kedro metrics``: in a ``cli.py`` that is there beside its commands, else in a new one."""
+    file = f"{plan.project.package}/cli.py"
+    text = plan.text(file)
+    if text is None:
+        plan.add({file: (template.PACKAGE / "cli.py").read_bytes()})
+        return
+    try:
+        changed = template.wiring().add_command(text)
+    except SyntaxError as error:
+        raise Refusal(f"{file} can't be read ({error}); correct it.") from None
+    if changed is None:
+        plan.remark(
+            f"{file} is left as it is: its `cli` is not seen to be a click group, or has a"
+            " `metrics` of its own. For the commands of `kedro metrics` add to it, under a name"
+            " of your choice: from .tracking.cli import metrics as tracking_metrics;"
+            ' cli.add_command(tracking_metrics, "metrics")'
+        )
+    else:
+        plan.edit(file, lambda _: changed)

@@ -1,0 +1,88 @@
+"""The command ``kedro-mlflow-metrics``."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from . import templates, transaction
+from .adopt import Options, plan_adoption
+from .plan import Plan
+from .project import check_git, find_project
+from .refusal import Refusal
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group()
+def main() -> None:
+    """Metrics tracking with MLflow for Kedro projects that exist already."""
+
+
+@main.command()
+@click.argument("path", type=FOLDER, default=".")
+@click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
+@click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
+@click.option("--example", is_flag=True, help="With the example pipeline.")
+@click.option("--from-kedro-mlflow", is_flag=True, help="Convert what it has of kedro-mlflow.")
+@click.option(
+    "--from-kedro-viz", is_flag=True, help="Convert tracking.MetricsDataset and the like."
+)
+@click.option("--import-history", is_flag=True, help="Import the old files of --from-kedro-viz.")
+def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **options: bool) -> None:
+    """Bring metrics tracking to the Kedro project in PATH."""
+    finish_interrupted(path, dry_run)
+    plan = plan_adoption(find_project(path), Options(**options))
+    if plan.files and not force and not dry_run:
+        check_git(plan.project)
+    if import_history and not dry_run:
+        logging.disable(logging.INFO)  # Kedro's and MLflow's, about themselves
+        from .history import import_runs
+
+        click.echo(import_runs(plan))
+    carry_out(plan, dry_run=dry_run)
+
+
+def finish_interrupted(path: Path, dry_run: bool) -> None:
+    """Finish what a process that was killed had begun to write; clear away what is left of it."""
+    interrupted = transaction.is_interrupted(path)
+    if dry_run and interrupted:
+        raise Refusal("An interrupted change is not finished; first call this without --dry-run.")
+    if dry_run:
+        return
+    try:
+        transaction.finish(path)
+    except transaction.ChangedError as error:
+        raise Refusal(
+            f"An interrupted change can't be finished: {error} was changed since; delete the folder"
+            f" {transaction.JOURNAL} to give it up."
+        ) from None
+    if interrupted:
+        click.echo("Finished what was interrupted.")
+
+
+def carry_out(plan: Plan, *, dry_run: bool) -> None:
+    """Write what is planned, or print it."""
+    if dry_run:
+        click.echo(plan.diff(), nl=False)
+        return
+    if not plan.files:
+        click.echo("Nothing to do.")
+    else:
+        try:
+            transaction.write(plan.project.path, plan.files)
+        except OSError as error:
+            raise Refusal(f"{error}; nothing was written.") from None
+        for name in summary(plan):
+            click.echo(f"Wrote {name}")
+    for remark in plan.remarks:
+        click.echo(remark)
+
+
+def summary(plan: Plan) -> list[str]:
+    """What is written: each file, and ``tracking/`` and ``templates/`` as a whole."""
+    folders = (f"{plan.project.package}/tracking/", f"{templates.FOLDER}/")
+    names = (next((f for f in folders if name.startswith(f)), name) for name in plan.files)
+    return list(dict.fromkeys(names))

@@ -1,0 +1,194 @@
+"""A Kedro project that is there: where its parts are, and whether it can have metrics tracking."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from packaging.requirements import Requirement
+from tomlkit.exceptions import ParseError
+
+from . import dependencies
+from .refusal import Refusal
+
+PYPROJECT = "pyproject.toml"
+# Versions that a requirement may allow, to see whether it allows one that will do.
+OF_KEDRO = [f"1.{minor}.{patch}" for minor in range(100) for patch in range(20)]
+OF_MLFLOW = [f"3.{minor}.{patch}" for minor in range(7, 100) for patch in range(20)]
+
+
+@dataclass(frozen=True)
+class Project:
+    """Paths are relative to the project's folder, with slashes."""
+
+    path: Path
+    pyproject: Mapping[str, Any]
+    name: str  # of its package
+    package: str  # its folder
+    settings: ast.Module
+
+    @property
+    def conf(self) -> str:
+        """The folder of its configuration."""
+        return _constant(_value_of(self.settings, "CONF_SOURCE")) or "conf"
+
+    @property
+    def base(self) -> str:
+        """The folder of the configuration that all environments share."""
+        arguments = _value_of(self.settings, "CONFIG_LOADER_ARGS")
+        base = "base"
+        if isinstance(arguments, ast.Dict):
+            for key, value in zip(arguments.keys, arguments.values, strict=True):
+                if key and _constant(key) == "base_env":
+                    base = _constant(value) or ""
+        return f"{self.conf}/{base}".rstrip("/")
+
+    @property
+    def disabled_plugins(self) -> list[str]:
+        """The plugins whose hooks its ``settings.py`` disables."""
+        disabled = _value_of(self.settings, "DISABLE_HOOKS_FOR_PLUGINS")
+        return (
+            [text for node in ast.walk(disabled) if (text := _constant(node))] if disabled else []
+        )
+
+    def read(self, name: str) -> bytes | None:
+        """A file's bytes; None if there is no such file."""
+        path = self.path / name
+        return path.read_bytes() if path.is_file() else None
+
+    def text(self, name: str) -> str | None:
+        """A file's text.
+
+        Raises:
+            Refusal: It is not UTF-8.
+        """
+        content = self.read(name)
+        try:
+            return None if content is None else content.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError:
+            raise Refusal(f"{name} is not UTF-8; save it as UTF-8.") from None
+
+    def files(self, folder: str, pattern: str) -> list[str]:
+        """Its files in a folder whose name is so."""
+        found = sorted((self.path / folder).rglob(pattern))
+        return [path.relative_to(self.path).as_posix() for path in found if path.is_file()]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The texts of the modules of its package, but for ``tracking/``."""
+        names = self.files(self.package, "*.py")
+        ours = f"{self.package}/tracking/"
+        texts = {name: (self.read(name) or b"") for name in names if not name.startswith(ours)}
+        return {name: text.decode("utf-8", "replace") for name, text in texts.items()}
+
+
+def find_project(path: Path) -> Project:
+    """The Kedro project in this folder.
+
+    Raises:
+        Refusal: There is none, or it is too old.
+    """
+    path = path.resolve()
+    try:
+        document = tomlkit.parse((path / PYPROJECT).read_text(encoding="utf-8-sig")).unwrap()
+    except FileNotFoundError:
+        raise Refusal(
+            f"{path} is no Kedro project: it has no {PYPROJECT}; give the project's folder."
+        ) from None
+    except (ParseError, UnicodeDecodeError) as error:
+        raise Refusal(f"{PYPROJECT} can't be read ({error}); correct it.") from None
+    kedro = document.get("tool", {}).get("kedro", {})
+    name, version = kedro.get("package_name"), str(kedro.get("kedro_init_version", ""))
+    if not name:
+        raise Refusal(
+            f"{path} is no Kedro project: {PYPROJECT} has no [tool.kedro] with a package_name;"
+            " give the project's folder."
+        )
+    if not re.match("1[.]", version):
+        raise Refusal(
+            f"The project is made for Kedro {version or '(unknown)'}, not for 1.x; bring it to"
+            " Kedro 1 first, and set kedro_init_version in pyproject.toml"
+            " (https://docs.kedro.org/en/stable/about/migration/)."
+        )
+    source = (path / kedro.get("source_dir", "src")).resolve()
+    package = source / name.replace(".", "/")
+    if not package.is_relative_to(path) or not (package / "settings.py").is_file():
+        raise Refusal(
+            f"There is no {source.name}/{name}/settings.py in {path}; correct package_name and"
+            " source_dir below [tool.kedro] in pyproject.toml."
+        )
+    folder = package.relative_to(path).as_posix()
+    return _checked(Project(path, document, name, folder, _parsed(package / "settings.py")))
+
+
+def strings_in(text: str) -> set[str]:
+    """The strings in a module; none of one that can't be read, which nobody imports."""
+    with suppress(SyntaxError, ValueError):
+        nodes = ast.walk(ast.parse(text))
+        return {found for node in nodes if (found := _constant(node)) is not None}
+    return set()
+
+
+def check_git(project: Project) -> None:
+    """Refuse a project with changes that are not committed: adopting could not be undone."""
+    command = ["git", "-C", str(project.path), "status", "--porcelain", "--", "."]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:  # no git
+        return
+    if done.returncode == 0 and (lines := done.stdout.splitlines()):
+        raise Refusal(
+            f"The project has changes that are not committed ({lines[0][3:]}"
+            f"{' and others' if len(lines) > 1 else ''}); commit them, or add --force."
+        )
+
+
+def _checked(project: Project) -> Project:
+    for requirement in dependencies.listed(project.pyproject, project.text):
+        for name, versions, wanted in (
+            ("kedro", OF_KEDRO, "1.0 or later, below 2"),
+            ("mlflow", OF_MLFLOW, "3.7 or later, below 4"),
+        ):
+            if requirement.name.lower() == name and not _allows(requirement, versions):
+                raise Refusal(
+                    f"The project requires {requirement}, and metrics tracking {name} {wanted};"
+                    " change its dependencies first."
+                )
+    return project
+
+
+def _allows(requirement: Requirement, versions: list[str]) -> bool:
+    return requirement.url is not None or any(
+        requirement.specifier.contains(version, prereleases=True) for version in versions
+    )
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8-sig"))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise Refusal(f"{path.name} can't be read ({error}); correct it.") from None
+
+
+def _value_of(module: ast.Module, name: str) -> ast.expr | None:
+    """What a name is given in a module, by the last plain statement that does."""
+    value = None
+    for node in module.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            value = getattr(node, "value", None)
+    return value
+
+
+def _constant(node: ast.expr | ast.AST | None) -> str | None:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else None

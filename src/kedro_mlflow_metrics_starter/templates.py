@@ -1,0 +1,22 @@
+"""The templates that Kedro renders in a project, at ``kedro pipeline create`` and the like."""
+
+from __future__ import annotations
+
+from . import template
+from .plan import Plan
+
+FOLDER = "templates"
+
+
+def add(plan: Plan) -> None:
+    """Add those that the project has none of its own for, with its package's name."""
+    for source in sorted((template.PROJECT / FOLDER).iterdir()):
+        target = f"{FOLDER}/{source.name}"
+        if source.is_file():
+            if not (plan.project.path / target).exists():
+                plan.add({target: source.read_bytes()})
+        elif source.name != "__pycache__" and not (plan.project.path / target).exists():
+            package = plan.project.name.encode()
+            for name, text in template.files_in(source).items():
+                named = text.replace(b"PACKAGE", package) if name == "cookiecutter.json" else text
+                plan.add({f"{target}/{name}": named})

@@ -1,0 +1,3 @@
+"""What a shuttle costs."""
+
+__version__ = "0.1"

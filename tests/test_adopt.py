@@ -1,0 +1,644 @@
+"""``adopt`` brings metrics tracking to projects that are there, and changes nothing else."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tomlkit
+from adopting import (
+    TOOL,
+    Adopted,
+    adopt,
+    changes,
+    commit,
+    copy_of,
+    kedro_new,
+    refused,
+    snapshot,
+    tool,
+)
+from helpers import PACKAGE, STARTER, points_in, run_command, wait_until
+
+ROCKETS = STARTER / "tests" / "projects" / "rockets"
+SCORES = """
+# What the models are worth.
+"{part}.scores":
+  type: rockets.tracking.MlflowMetricsDataset
+"""
+
+
+def in_source(path: Path) -> str:
+    return "src"
+
+
+def in_its_root(path: Path) -> str:
+    shutil.move(path / "src" / "rockets", path / "rockets")
+    for file in (path / "pyproject.toml",):
+        file.write_text(file.read_text().replace('"src"', '"."'))
+    return "."
+
+
+def with_crlf(path: Path) -> str:
+    for file in path.rglob("*"):
+        if file.is_file() and file.stat().st_size:
+            file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    return "src"
+
+
+LAYOUTS = [in_source, in_its_root, with_crlf]
+
+
+@pytest.fixture(params=LAYOUTS, ids=lambda layout: layout.__name__)
+def layout(request: pytest.FixtureRequest) -> Callable[[Path], str]:
+    function: Callable[[Path], str] = request.param
+    return function
+
+
+@pytest.fixture
+def rockets(tmp_path: Path, layout: Callable[[Path], str]) -> Adopted:
+    path = copy_of(ROCKETS, tmp_path)
+    source = layout(path)
+    commit(path)
+    return Adopted(path, source, "rockets")
+
+
+@pytest.fixture(scope="module")
+def kedros_own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of Kedro's own template, to copy."""
+    path = kedro_new(tmp_path_factory.mktemp("kedro"), "lint,test,data")
+    commit(path)
+    return path
+
+
+@pytest.fixture
+def shuttle(kedros_own: Path, tmp_path: Path) -> Adopted:
+    return Adopted(copy_of(kedros_own, tmp_path), "src", "shuttle_price")
+
+
+# What is changed, and what is not
+
+
+def test_git_finds_additions_only(rockets: Adopted) -> None:
+    said = adopt(rockets.path)
+
+    deleted, added = changes(rockets.path)
+    assert deleted == []
+    assert added
+    package = rockets.source / "rockets"
+    copied = {name: text for name, text in snapshot(package / "tracking").items()}
+    assert copied == snapshot(PACKAGE / "tracking")
+    assert "cli.py" in said
+
+
+def test_line_ends_stay(rockets: Adopted, layout: Callable[[Path], str]) -> None:
+    adopt(rockets.path)
+
+    for file in ("src/rockets/settings.py", "src/rockets/cli.py", "conf/base/catalog.yml"):
+        text = (rockets.path / file.replace("src", rockets.where)).read_bytes()
+        returns = text.count(b"\n") if layout is with_crlf else 0
+        assert text.count(b"\r\n") == returns
+
+
+def test_kedros_own_project_gets_additions_only(shuttle: Adopted) -> None:
+    adopt(shuttle.path, "--example")
+
+    assert changes(shuttle.path)[0] == []
+
+
+def test_the_second_time_nothing_changes(rockets: Adopted) -> None:
+    adopt(rockets.path)
+    before = snapshot(rockets.path)
+
+    assert adopt(rockets.path) == "Nothing to do.\n"
+    assert snapshot(rockets.path) == before
+
+
+def test_a_project_of_this_starter_has_all_already(bake: Callable[..., Path]) -> None:
+    assert adopt(bake()) == "Nothing to do.\n"
+
+
+def test_a_tracking_of_ours_that_differs_is_left_and_named(rockets: Adopted) -> None:
+    adopt(rockets.path)
+    (rockets.source / "rockets/tracking/dataset.py").write_text("# mine\n")
+
+    said = adopt(rockets.path)
+
+    assert said.startswith("Nothing to do.\n")
+    assert "rockets/tracking is there, and not as in this version: it is left as it is." in said
+
+
+def test_with_the_example_the_second_time_nothing_changes(shuttle: Adopted) -> None:
+    adopt(shuttle.path, "--example")
+
+    assert adopt(shuttle.path, "--example") == "Nothing to do.\n"
+    assert adopt(shuttle.path) == "Nothing to do.\n"
+
+
+def test_a_dry_run_prints_what_would_be_written(rockets: Adopted, tmp_path: Path) -> None:
+    before = snapshot(rockets.path)
+    done = subprocess.run(
+        [*TOOL, "adopt", rockets.path, "--dry-run"],
+        env={"PYTHONPATH": str(STARTER / "src"), "PATH": ""},
+        capture_output=True,
+        check=True,
+    )
+    assert snapshot(rockets.path) == before
+
+    copy = copy_of(rockets.path, tmp_path / "copy")
+    (tmp_path / "adopt.diff").write_bytes(done.stdout)
+    run_command("git", "apply", "--whitespace=nowarn", tmp_path / "adopt.diff", cwd=copy)
+    adopt(rockets.path)
+    assert snapshot(copy) == snapshot(rockets.path)
+
+
+# That it works
+
+
+def own_tests(project: Adopted) -> str:
+    """The last line of what the project's own tests print; they must pass."""
+    done = project.command(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    return done.stdout.splitlines()[-1].partition(" in ")[0]
+
+
+def test_an_adopted_project_runs(tmp_path: Path, store: Path) -> None:
+    rockets = Adopted(copy_of(ROCKETS, tmp_path), "src", "rockets")
+    adopt(rockets.path)
+
+    shutil.copy(store, rockets.store)
+    with (rockets.path / "conf/base/catalog.yml").open("a") as catalog:
+        catalog.write(SCORES)
+    rockets.kedro("run")
+
+    (run,) = rockets.runs()
+    assert "active.scores.max_error" in run.data.metrics
+
+
+@pytest.mark.slow
+def test_a_project_of_many_parts_is_as_before_and_has_its_metrics_in_mlflow(
+    rockets: Adopted, store: Path
+) -> None:
+    before = own_tests(rockets)
+    (rockets.path / "nodes.txt").unlink()
+
+    adopt(rockets.path)
+
+    assert own_tests(rockets) == before
+    shutil.copy(store, rockets.store)
+    catalog = rockets.path / "conf/base/catalog.yml"
+    catalog.write_bytes(catalog.read_bytes() + SCORES.encode())
+    (rockets.path / "nodes.txt").unlink()
+    rockets.kedro("run")
+    (run,) = rockets.runs()
+    assert run.info.status == "FINISHED"
+    points = points_in(rockets.store, run)
+    assert len(points["active.scores.error"]) == len(points["candidate.scores.error"]) == 8
+    assert points["active.scores.max_error"] != points["candidate.scores.max_error"]
+    recorded = (rockets.path / "nodes.txt").read_text().split()
+    assert sorted(recorded)[-2:] == ["candidate.train", "preprocess"]
+    assert "Lift-off to Mars!" in rockets.kedro("launch", "--to=Mars").stdout
+    assert "candidate.scores.max_error" in rockets.kedro("metrics", "show").stdout
+    rockets.command(sys.executable, "-m", "rockets")
+    assert len(rockets.runs()) == 2
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_its_tests_pass(shuttle: Adopted, store: Path) -> None:
+    said = adopt(shuttle.path, "--example")
+
+    assert "conf/base/parameters_training.yml" in said
+    assert "scikit-learn" in (shuttle.path / "requirements.txt").read_text()
+    shutil.copy(store, shuttle.store)
+    shuttle.kedro("run", "--params=training.epochs=2")
+    (run,) = shuttle.runs()
+    assert "my_model_metrics.accuracy" in run.data.metrics
+
+
+TOOLS = ["lint", "test", "log", "docs", "data"]  # for pyspark Kedro asks GitHub
+COMBINATIONS = [
+    ",".join(tool for bit, tool in enumerate(TOOLS) if number >> bit & 1) or "none"
+    for number in range(2 ** len(TOOLS))
+]
+METRICS = """\
+from kedro.pipeline import Node, Pipeline
+
+
+def evaluate() -> dict[str, float]:
+    return {"accuracy": 0.9}
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:
+    return Pipeline([Node(evaluate, inputs=None, outputs="my_model_metrics")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tools", COMBINATIONS)
+def test_every_project_of_kedros_can_be_adopted(tools: str, tmp_path: Path, store: Path) -> None:
+    shuttle = Adopted(kedro_new(tmp_path, tools), "src", "shuttle_price")
+    commit(shuttle.path)
+    has_tests = (shuttle.path / "tests").is_dir()
+    before = own_tests(shuttle) if has_tests else ""
+
+    adopt(shuttle.path)
+
+    deleted, added = changes(shuttle.path)
+    assert all(f"{line}," in added for line in deleted)  # of a list that has no comma at its end
+    assert not has_tests or own_tests(shuttle) == before
+    if "lint" in tools:
+        shuttle.command(sys.executable, "-m", "ruff", "check", "src")
+    shutil.copy(store, shuttle.store)
+    shuttle.write("src/PACKAGE/pipelines/evaluation/__init__.py", METRICS)
+    shuttle.kedro("run")
+    (run,) = shuttle.runs()
+    assert run.data.metrics == {"my_model_metrics.accuracy": 0.9}
+
+
+@pytest.mark.slow
+def test_the_tests_of_the_example_pass_in_an_adopted_project(shuttle: Adopted) -> None:
+    adopt(shuttle.path, "--example")
+
+    tests = ("-m", "pytest", "-q", "--no-cov", "tests/pipelines/training")
+    assert "3 passed" in shuttle.command(sys.executable, *tests).stdout
+
+
+@pytest.mark.slow
+def test_a_pipeline_by_command_in_an_adopted_project(shuttle: Adopted, store: Path) -> None:
+    adopt(shuttle.path)
+    before = snapshot(shuttle.path)
+
+    shuttle.kedro("pipeline", "create", "churn")
+
+    shutil.copy(store, shuttle.store)
+    shuttle.kedro("run", "--pipelines=churn")
+    (run,) = shuttle.runs()
+    assert run.data.metrics["churn_metrics.accuracy"] == 0.8
+    assert "accuracy" in shuttle.kedro("metrics", "check").stdout
+    tests = ("-m", "pytest", "-q", "--no-cov", "tests/pipelines/churn")
+    assert "1 passed" in shuttle.command(sys.executable, *tests).stdout
+    shuttle.command(sys.executable, "-m", "ruff", "check", "src", "templates")
+    shuttle.kedro("pipeline", "delete", "churn", "--yes")
+    made = {name for name in snapshot(shuttle.path) if "churn" in name}
+    assert (made, before.items() <= snapshot(shuttle.path).items()) == (set(), True)
+
+
+def test_templates_of_the_projects_own_stay(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    own = path / "templates/pipeline/cookiecutter.json"
+    own.parent.mkdir(parents=True)
+    own.write_text('{"pipeline_name": "own"}')
+    commit(path)
+
+    adopt(path)
+
+    assert [*own.parent.iterdir()] == [own]
+    assert own.read_text() == '{"pipeline_name": "own"}'
+    assert (path / "templates/airflow/dag.py.j2").is_file()
+
+
+# What is refused
+
+
+def write(path: Path, text: str) -> Callable[[Path], object]:
+    return lambda project: (project / path).write_text(text)
+
+
+def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(project: Path) -> None:
+        text = (project / file).read_text()
+        assert old in text
+        (project / file).write_text(text.replace(old, new))
+
+    return change
+
+
+def own_tracking(project: Path) -> None:
+    folder = project / "src/rockets/tracking"
+    folder.mkdir()
+    (folder / "__init__.py").write_text('"""Tracks rockets."""\n')
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no project": (lambda path: (path / "pyproject.toml").unlink(), "it has no pyproject.toml"),
+    "no Kedro project": (
+        replace("pyproject.toml", "tool.kedro", "tool.other"),
+        "no [tool.kedro] with a package_name",
+    ),
+    "no TOML": (
+        replace("pyproject.toml", "[tool.kedro]", "[tool.kedro"),
+        "pyproject.toml can't be",
+    ),
+    "an old Kedro": (
+        replace("pyproject.toml", '"1.0.0"', '"0.19.14"'),
+        "The project is made for Kedro 0.19.14",
+    ),
+    "an old Kedro in its dependencies": (
+        replace("requirements.txt", "kedro>=1.0,<2", "kedro~=0.19.3"),
+        "requires kedro~=0.19.3",
+    ),
+    "an old MLflow": (
+        replace("requirements.txt", "kedro>=1.0,<2", "kedro>=1\nmlflow==2.9.2"),
+        "requires mlflow==2.9.2",
+    ),
+    "no package": (
+        replace("pyproject.toml", '"src"\n', '"lib"\n'),
+        "no lib/rockets/settings.py",
+    ),
+    "settings with an error": (
+        replace("src/rockets/settings.py", "HOOKS = (", "HOOKS = (("),
+        "settings.py can't be read",
+    ),
+    "a cli with an error": (
+        replace("src/rockets/cli.py", "def cli(", "def cli(("),
+        "cli.py can't be read",
+    ),
+    "a package called tracking": (own_tracking, "src/rockets/tracking of its own"),
+    "a module called tracking": (
+        write(Path("src/rockets/tracking.py"), "points = []\n"),
+        "src/rockets/tracking of its own",
+    ),
+    "a catalog that is not YAML": (
+        replace("conf/base/catalog.yml", "shuttles:", "shuttles: {"),
+        "conf/base/catalog.yml is not YAML",
+    ),
+    "another catalog that is not YAML": (
+        write(Path("conf/base/catalog_more.yml"), "a: {"),
+        "conf/base/catalog_more.yml is not YAML",
+    ),
+    "a catalog that is a list": (
+        write(Path("conf/base/catalog.yml"), "- shuttles\n"),
+        "is not a mapping",
+    ),
+    "a catalog in braces": (
+        write(Path("conf/base/catalog.yml"), "{a: {type: MemoryDataset}}\n"),
+        "catalog.yml is not a mapping of one dataset below the other",
+    ),
+    "a catalog that is not UTF-8": (
+        lambda path: (path / "conf/base/catalog.yml").write_bytes("# größe\n".encode("latin-1")),
+        "catalog.yml is not UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_done_safely_is_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    spoil, sentence = REFUSALS[case]
+    spoil(path)
+    commit(path)
+
+    assert sentence in refused(path)
+
+
+def test_changes_that_are_not_committed_are_refused_but_by_force(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    commit(path)
+    (path / "requirements.txt").write_text("kedro\n")
+
+    assert "not committed (requirements.txt)" in refused(path)
+    assert "requirements.txt" in tool("adopt", path, "--dry-run").stdout
+    adopt(path, "--force")
+
+
+def test_a_name_that_the_example_needs_is_refused(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "conf/base/parameters_split.yml").write_text("split: 0.2\n")
+
+    assert "needs 'split', which conf/base/parameters_split.yml has" in refused(path, "--example")
+
+
+# The catalog
+
+
+def test_the_pattern_is_left_out_where_it_would_take_other_datasets(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    replace("src/rockets/pipelines/data_science/__init__.py", '"scores"', '"system_metrics"')(path)
+
+    said = adopt(path)
+
+    assert "the code names system_metrics" in said
+    catalog = (path / "conf/base/catalog.yml").read_text()
+    assert "my_model_metrics:" in catalog
+    assert "{name}_metrics" not in catalog
+    assert "Nothing to do." in adopt(path)
+
+
+def test_an_entry_of_another_file_is_not_added_again(tmp_path: Path) -> None:
+    """Kedro refuses two of one name in one environment."""
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "conf/base/catalog").mkdir()
+    (path / "conf/base/catalog/more.yaml").write_text("my_model_metrics: {type: MemoryDataset}\n")
+
+    adopt(path)
+
+    assert "my_model_metrics:" not in (path / "conf/base/catalog.yml").read_text()
+
+
+def test_the_configuration_is_where_the_settings_say(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    shutil.move(path / "conf", path / "configuration")
+    shutil.move(path / "configuration/base", path / "configuration/common")
+    replace("src/rockets/settings.py", '"base_env": "base"', '"base_env": "common"')(path)
+    replace("src/rockets/settings.py", "# end", 'CONF_SOURCE = "configuration"\n# end')(path)
+
+    adopt(path)
+
+    assert (path / "configuration/common/mlflow.yml").is_file()
+    assert "my_model_metrics" in (path / "configuration/common/catalog.yml").read_text()
+    assert not (path / "conf").exists()
+
+
+# Dependencies
+
+
+def test_both_lists_get_what_is_missing(shuttle: Adopted) -> None:
+    adopt(shuttle.path)
+
+    for file in ("pyproject.toml", "requirements.txt"):
+        text = (shuttle.path / file).read_text()
+        assert text.count("mlflow>=3.7,<4") == text.count("omegaconf<2.4") == 1
+        assert text.count("kedro~=") == 1
+        assert "scikit-learn" not in text
+
+
+CHECKS = """
+[tool.mypy]
+strict = true
+
+[[tool.mypy.overrides]]
+module = ["pandas.*"]
+ignore_missing_imports = true
+
+[tool.coverage.report]
+fail_under = 90 # of our own
+
+[tool.ruff.lint]
+select = ["ALL"]
+"""
+
+
+def test_the_projects_own_checks_leave_tracking_out(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    with (path / "pyproject.toml").open("a") as pyproject:
+        pyproject.write(CHECKS)
+    commit(path)
+
+    adopt(path)
+
+    assert changes(path)[0] == []
+    tools = tomlkit.parse((path / "pyproject.toml").read_text()).unwrap()["tool"]
+    assert tools["ruff"]["extend-exclude"] == ["src/rockets/tracking", "templates"]
+    assert tools["coverage"]["run"]["omit"] == ["src/rockets/tracking/*"]
+    assert tools["mypy"]["overrides"][1] == {"module": "rockets.tracking.*", "ignore_errors": True}
+    assert adopt(path) == "Nothing to do.\n"
+
+
+def test_a_list_in_a_file_that_is_a_link_is_changed_where_it_is(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "requirements").mkdir()
+    shutil.move(path / "requirements.txt", path / "requirements/base.txt")
+    (path / "requirements.txt").symlink_to("requirements/base.txt")
+
+    adopt(path)
+
+    assert (path / "requirements.txt").is_symlink()
+    assert "mlflow" in (path / "requirements/base.txt").read_text()
+
+
+# All or nothing
+
+KILLED = """
+import os, signal, sys
+
+left = int(sys.argv.pop(1))
+def count(event, arguments):
+    global left
+    if event == "open" and "w" not in str(arguments[1]):
+        return
+    if event in os.environ.get("COUNTED", "open os.rename os.mkdir os.remove os.rmdir").split():
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+from kedro_mlflow_metrics_starter import cli, transaction
+if os.environ.get("UNGUARDED"):
+    from contextlib import nullcontext
+    transaction._guard = nullcontext
+sys.addaudithook(count)
+cli.main()
+"""
+
+
+def killed_at(number: int, path: Path, **environment: str) -> bool:
+    """Adopt, and be killed before this write; False if it has come to its end before."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", KILLED, str(number), "adopt", path, "--force"],
+        env={"PYTHONPATH": str(STARTER / "src"), "PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode == -9
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    return copy_of(ROCKETS, tmp_path / "before")
+
+
+@pytest.fixture
+def after(before: Path, tmp_path: Path) -> dict[str, bytes]:
+    """What adopting makes of the project."""
+    path = copy_of(before, tmp_path / "after")
+    adopt(path)
+    return snapshot(path)
+
+
+def writes_of(before: Path, tmp_path: Path) -> int:
+    """How many writes adopting takes: a power of two that is enough."""
+    number = 64
+    while killed_at(number, copy_of(before, tmp_path / f"try{number}"), UNGUARDED="1"):
+        number *= 2
+    return number
+
+
+def assert_as_before_or_finished(
+    number: int, before: Path, after: dict[str, bytes], tmp_path: Path
+) -> None:
+    path = copy_of(before, tmp_path / f"killed{number}")
+    killed_at(number, path)
+    states = (snapshot(before), after)
+
+    def is_whole() -> bool:
+        with suppress(FileNotFoundError):  # the guard is at work
+            return snapshot(path) in states
+        return False
+
+    wait_until(is_whole)
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+def test_killed_at_any_write_the_project_is_as_before_or_soon_finished(
+    part: float, before: Path, after: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert_as_before_or_finished(int(170 * part), before, after, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_at_every_write_the_project_is_as_before_or_soon_finished(
+    before: Path, after: dict[str, bytes], tmp_path: Path
+) -> None:
+    for number in range(writes_of(before, tmp_path)):
+        assert_as_before_or_finished(number, before, after, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_without_the_guard_every_state_between_works_and_the_next_call_finishes(
+    before: Path, after: dict[str, bytes], tmp_path: Path
+) -> None:
+    seen = [snapshot(before)]
+    for number in range(writes_of(before, tmp_path)):
+        path = copy_of(before, tmp_path / f"killed{number}")
+        killed_at(number, path, UNGUARDED="1")
+        found = {k: v for k, v in snapshot(path).items() if not k.startswith(".kedro-mlflow")}
+        if found not in seen:
+            seen.append(found)
+            project = Adopted(copy_of(path, tmp_path / f"run{number}"), "src", "rockets")
+            project.kedro("run", "--pipelines=processing")
+        said = adopt(path)
+        assert said in ("Finished what was interrupted.\nNothing to do.\n", "Nothing to do.\n") or (
+            found == snapshot(before)
+        )
+        assert snapshot(path) == after
+    assert len(seen) > 5
+
+
+def test_what_was_changed_after_an_interruption_is_not_overwritten(
+    before: Path, tmp_path: Path
+) -> None:
+    killed_at(1, before, UNGUARDED="1", COUNTED="os.rename")
+    (before / "requirements.txt").write_text("kedro\n")
+    assert not (before / "src/rockets/cli.py").read_text().count("metrics")
+
+    assert "interrupted change is not finished" in refused(before, "--dry-run")
+    done = tool("adopt", before)
+
+    assert "requirements.txt was changed since" in done.stderr
+    assert (before / "requirements.txt").read_text() == "kedro\n"
+
+
+def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "conf/base/catalog.yml").unlink()
+    (path / "conf/base/catalog.yml").symlink_to(tmp_path / "catalog.yml")
+    (tmp_path / "catalog.yml").write_text("")
+
+    assert "conf/base/catalog.yml is a link out of the project" in refused(path)

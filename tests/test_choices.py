@@ -1,0 +1,100 @@
+"""Every combination of what can be chosen makes a whole project."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from faults import Server
+from helpers import STARTER, Project, runs_of
+from test_generation import DEFAULTS, contents, expected, files, unrendered
+
+PYTHON = sys.executable
+SERVER = "http://127.0.0.1:5000"
+CHOICES = {
+    "include_example": ["yes", "no"],
+    "ci": ["none", "github"],
+    "separator": [".", "/"],
+    "tracking_uri": ["", SERVER],
+}
+FREE = {"project_name", "repo_name", "python_package", "experiment", "kedro_version"}
+ALL = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
+
+
+def label(answers: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in answers.items())
+
+
+def test_these_are_all_choices() -> None:
+    assert {key for key in DEFAULTS if not key.startswith("_")} == CHOICES.keys() | FREE
+    assert set(DEFAULTS["__prompts__"]) == CHOICES.keys() | FREE
+
+
+def test_the_readme_and_the_file_of_answers_have_all_of_them() -> None:
+    answers = yaml.safe_load((STARTER / "docs/answers.yml").read_text())
+    readme = (STARTER / "README.md").read_text()
+
+    assert answers.keys() == (CHOICES.keys() | FREE) - {"kedro_version"}
+    assert all(f"| `{key}` |" in readme for key in answers)
+    for key, values in CHOICES.items():
+        assert answers[key] in values
+
+
+@pytest.mark.parametrize("answers", ALL, ids=label)
+def test_the_files_are_these_and_in_style(
+    bake: Callable[..., Path], answers: dict[str, str]
+) -> None:
+    project = bake(**answers)
+
+    example, ci = answers["include_example"] == "yes", answers["ci"] == "github"
+    assert files(project) == expected("lab", example=example, ci=ci)
+    assert unrendered(project) == []
+    for name, text in contents(project).items():
+        assert not text or text.endswith(b"\n"), name
+        assert b"STARTER_VERSION" not in text, name
+        assert "tracking" in name or name.endswith(".j2") or b"PACKAGE" not in text, name
+    assert json.loads((project / "templates/pipeline/cookiecutter.json").read_text()) == {
+        "pipeline_name": "default",
+        "kedro_version": "",
+        "_tracking": "lab.tracking",
+    }
+    Project(project).command(PYTHON, "-m", "ruff", "check")
+    Project(project).command(PYTHON, "-m", "ruff", "format", "--check")
+
+
+@pytest.fixture(scope="module")
+def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A tracking server for all of them."""
+    with Server(empty_store, tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", ALL, ids=label)
+def test_its_checks_are_green_and_a_run_is_finished(
+    bake: Callable[..., Path], server: Server, answers: dict[str, str]
+) -> None:
+    """Without the example, with a pipeline by command."""
+    if answers["tracking_uri"]:
+        answers = {**answers, "tracking_uri": server.url}
+    project = Project(bake(**answers))
+    if answers["include_example"] == "no":
+        project.kedro("pipeline", "create", "churn")
+    uri = answers["tracking_uri"] or f"sqlite:///{project.store}"
+    before = len(runs_of(uri)) if answers["tracking_uri"] else 0
+
+    project.kedro("run")
+    project.kedro("metrics", "check")
+
+    runs = runs_of(uri)
+    assert len(runs) == before + 1
+    assert runs[-1].info.status == "FINISHED"
+    name = "my_model_metrics" if answers["include_example"] == "yes" else "churn_metrics"
+    assert f"{name}{answers['separator']}accuracy" in runs[-1].data.metrics
+    assert " passed" in project.command(PYTHON, "-m", "pytest", "-q", PYTHONPATH="").stdout
+    project.command(PYTHON, "-m", "mypy", "src", PYTHONPATH="")

@@ -1,0 +1,5 @@
+"""The pipeline {{ cookiecutter.pipeline_name }}."""
+
+from .pipeline import create_pipeline
+
+__all__ = ["create_pipeline"]
