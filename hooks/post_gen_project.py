@@ -63,6 +63,8 @@ EXAMPLE_ONLY = (
     "tests/pipelines",
     "conf/base/parameters_training.yml",
 )
+# What DaskRunner needs.
+DASK = "dask[distributed]>=2024.8"
 NULL = "tag:yaml.org,2002:null"
 
 
@@ -82,6 +84,9 @@ def main(project: Path = Path()) -> None:
         edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
     if answers["ci"] == "none":
         remove(project / ".github")
+    if answers["distributed"] == "dask":
+        edit(project / "requirements.txt", lambda text: f"{text}{DASK}\n")
+        edit(project / "pyproject.toml", lambda text: add_dependency(text, DASK))
     fill_in(project, package)
 
 
@@ -92,6 +97,12 @@ def fill_in(project: Path, package: str) -> None:
     bundled = (project / "src" / package / "tracking/__init__.py").read_text(encoding="utf-8")
     (version,) = re.findall(r'^__version__ = "(.*)"$', bundled, re.MULTILINE)
     edit(project / "pyproject.toml", lambda text: text.replace("STARTER_VERSION", version))
+
+
+def add_dependency(text: str, dependency: str) -> str:
+    """The text of the template's ``pyproject.toml`` with a dependency more, the last."""
+    end = '\n]\ndynamic = ["version"]\n'
+    return text.replace(end, f'\n  "{dependency}",{end}', 1)
 
 
 def remove(path: Path) -> None:

@@ -44,6 +44,7 @@ def refuse(answers: Mapping[str, object]) -> str | None:
         "experiment": _experiment,
         "separator": _separator,
         "ci": _ci,
+        "distributed": _distributed,
         "kedro_version": _kedro_version,
     }
     for key, check in checks.items():
@@ -113,6 +114,12 @@ def _separator(value: str) -> str | None:
     if value in (".", "/"):
         return None
     return f"separator is {value!r}, which is not '.' or '/'; choose one of them."
+
+
+def _distributed(value: str) -> str | None:
+    if value in ("none", "dask"):
+        return None
+    return f"distributed is {value!r}, which is not 'none' or 'dask'; choose one of them."
 
 
 def _ci(value: str) -> str | None:

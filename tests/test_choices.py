@@ -19,6 +19,7 @@ SERVER = "http://127.0.0.1:5000"
 CHOICES = {
     "include_example": ["yes", "no"],
     "ci": ["none", "github"],
+    "distributed": ["none", "dask"],
     "separator": [".", "/"],
     "tracking_uri": ["", SERVER],
 }
@@ -54,6 +55,9 @@ def test_the_files_are_these_and_in_style(
     example, ci = answers["include_example"] == "yes", answers["ci"] == "github"
     assert files(project) == expected("lab", example=example, ci=ci)
     assert unrendered(project) == []
+    for file in ("requirements.txt", "pyproject.toml"):
+        has_dask = "dask[distributed]" in (project / file).read_text()
+        assert has_dask == (answers["distributed"] == "dask")
     for name, text in contents(project).items():
         assert not text or text.endswith(b"\n"), name
         assert b"STARTER_VERSION" not in text, name
@@ -74,8 +78,12 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield server
 
 
+# The last choice is about a dependency: one of its combinations is enough.
+SLOW = [answers for answers in ALL if answers["distributed"] == "none"] + ALL[-1:]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("answers", ALL, ids=label)
+@pytest.mark.parametrize("answers", SLOW, ids=label)
 def test_its_checks_are_green_and_a_run_is_finished(
     bake: Callable[..., Path], server: Server, answers: dict[str, str]
 ) -> None:

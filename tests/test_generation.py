@@ -53,6 +53,11 @@ FILES = {
     "src/PACKAGE/tracking/__init__.py",
     "src/PACKAGE/tracking/binding/__init__.py",
     "src/PACKAGE/tracking/binding/datasets.py",
+    "src/PACKAGE/tracking/binding/streams.py",
+    "src/PACKAGE/tracking/dask/__init__.py",
+    "src/PACKAGE/tracking/dask/code.py",
+    "src/PACKAGE/tracking/dask/runner.py",
+    "src/PACKAGE/tracking/dask/worker.py",
     "src/PACKAGE/tracking/cli.py",
     "src/PACKAGE/tracking/config.py",
     "src/PACKAGE/tracking/dataset.py",
@@ -460,6 +465,7 @@ REFUSED = {
     "experiment": [" a", "a ", " ", "a\nb", "a\tb", "a\0", "a\u202eb", "x" * 501, "${oc.env:USER}"],
     "separator": ["", "-", "./", "::", ". "],
     "ci": ["", "GitHub", "gitlab", "no", "none\n"],
+    "distributed": ["", "Dask", "ray", "dask\n"],
     "kedro_version": ["", "latest", "1.7\n", "1.7'", "{{ 1 }}"],
 }
 ACCEPTED = {
@@ -477,6 +483,7 @@ ACCEPTED = {
     "experiment": ["", "/Users/me/lab", "a: #'\"{}%$😀", "x" * 500],
     "separator": [".", "/"],
     "ci": ["none", "github"],
+    "distributed": ["none", "dask"],
     "kedro_version": ["1.0.0", "1.8.0rc1", "2.0.dev1+g1a2b3c"],
 }
 
@@ -566,6 +573,7 @@ def test_what_is_accepted_can_be_parsed_and_is_as_given(**given: str) -> None:
         ("experiment", "a\nb'); import os"),
         ("separator", "-"),
         ("ci", "gitlab"),
+        ("distributed", "ray"),
     ],
 )
 def test_a_refusal_is_one_sentence_and_leaves_nothing_behind(

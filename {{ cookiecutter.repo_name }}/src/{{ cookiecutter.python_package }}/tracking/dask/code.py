@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from distributed import Client
+from typing import Any
 
 
-def check_code(client: Client, package: str) -> None:
+def check_code(client: Any, package: str) -> None:
     """Raise an error if a worker has not the code of the project that is here.
 
     Raises:

@@ -20,7 +20,6 @@ from .code import check_code
 from .worker import Share, execute
 
 if TYPE_CHECKING:
-    from distributed import Client
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
     from kedro.runner.task import Task
@@ -57,7 +56,7 @@ class DaskRunner(AbstractRunner):
         super().__init__(is_async=is_async)
         self._address = address or os.environ.get(ADDRESS)
         self._max_workers = self._validate_max_workers(max_workers)
-        self._client: Client | None = None
+        self._client: Any | None = None
         self._share: Share | None = None
 
     def _run(
@@ -79,7 +78,7 @@ class DaskRunner(AbstractRunner):
         return _Executor(self._client, self._share)
 
     @contextmanager
-    def _connected(self) -> Iterator[Client]:
+    def _connected(self) -> Iterator[Any]:
         """Dask's client of the cluster; a cluster of this machine ends with the block."""
         try:
             dask: Any = import_module("distributed")  # half of its functions have no types
