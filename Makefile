@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help adopt demo services test slow explore chaos coverage server lint types check test-oldest bench pictures clean env
+.PHONY: help adopt demo services test slow explore chaos combinations coverage server lint types check test-oldest bench pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -57,6 +57,10 @@ explore: env ## Run the tests that make up examples, on new ones
 
 chaos: env ## Kill servers and processes at random, 100 times (half an hour)
 	CHAOS_ROUNDS=100 $(RUN) pytest -s tests/test_durability.py -k any_end_of_any_process
+
+combinations: env ## Make and adopt projects of all that can be chosen (half an hour)
+	COMBINATIONS=all $(RUN) pytest -n auto tests/test_adopt.py tests/test_choices.py \
+		-k "every_project_of_kedros or checks_are_green"
 
 coverage: env ## Run the fast tests, and say what of the template they don't reach
 	@rm -f .coverage .coverage.*

@@ -37,6 +37,8 @@ PACKAGE = TEMPLATE / "src" / "{{ cookiecutter.python_package }}"
 KEDRO = Path(sys.executable).parent / "kedro"
 # `make explore`: new examples, and more of them; else the same ones every time.
 EXPLORING = os.environ.get("HYPOTHESIS_PROFILE") == "explore"
+# `make combinations`: all of what can be combined; else so many that each choice is tried.
+ALL_COMBINATIONS = os.environ.get("COMBINATIONS") == "all"
 
 Points = dict[str, list[tuple[int, float]]]  # (step, value), by key
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from faults import Server
-from helpers import STARTER, Project, runs_of
+from helpers import ALL_COMBINATIONS, STARTER, Project, runs_of
 from test_generation import DEFAULTS, contents, expected, files, unrendered
 
 PYTHON = sys.executable
@@ -26,6 +26,8 @@ CHOICES = {
 FREE = {"project_name", "repo_name", "python_package", "experiment", "kedro_version"}
 ALL = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
 
+SLOW = ALL if ALL_COMBINATIONS else [ALL[0], ALL[5], ALL[-6], ALL[-1]]
+
 
 def label(answers: dict[str, str]) -> str:
     return " ".join(f"{key}={value}" for key, value in answers.items())
@@ -34,6 +36,11 @@ def label(answers: dict[str, str]) -> str:
 def test_these_are_all_choices() -> None:
     assert {key for key in DEFAULTS if not key.startswith("_")} == CHOICES.keys() | FREE
     assert set(DEFAULTS["__prompts__"]) == CHOICES.keys() | FREE
+
+
+def test_each_choice_is_tried() -> None:
+    for key, values in CHOICES.items():
+        assert {answers[key] for answers in SLOW} == set(values)
 
 
 def test_the_readme_and_the_file_of_answers_have_all_of_them() -> None:
@@ -76,10 +83,6 @@ def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A tracking server for all of them."""
     with Server(empty_store, tmp_path_factory.mktemp("server")) as server:
         yield server
-
-
-# The last choice is about a dependency: one of its combinations is enough.
-SLOW = [answers for answers in ALL if answers["distributed"] == "none"] + ALL[-1:]
 
 
 @pytest.mark.slow
