@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help adopt demo services test slow explore chaos combinations coverage server lint types check test-oldest bench pictures clean env
+.PHONY: help adopt keep demo services test slow explore chaos combinations coverage server lint types check test-oldest bench pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -94,6 +94,9 @@ test-oldest: .venv ## Run a project's own tests with the oldest Kedro and MLflow
 adopt: .venv ## Bring metrics tracking to a Kedro project: PROJECT=its folder, ARGS=--dry-run, say
 	@test -n "$(PROJECT)" || { echo "make adopt PROJECT=/path/to/a/kedro/project"; exit 2; }
 	@$(UV) tool run --quiet --from . kedro-mlflow-metrics adopt "$(PROJECT)" $(ARGS)
+
+keep: ## Keep the text of a version for `update`, before the next: VERSION=0.2.0 REVISION=its commit
+	git archive --format=zip --output="versions/$(VERSION).zip" "$(REVISION):$(TEMPLATE)/src/{{ cookiecutter.python_package }}/tracking"
 
 bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@rm -rf .bench

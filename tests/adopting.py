@@ -13,6 +13,14 @@ from helpers import KEDRO, STARTER, Project, run_command
 TOOL = (sys.executable, "-m", "kedro_mlflow_metrics_starter")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.autocrlf=false")
 
+LAST_COMMIT = "a3138bbd55f80025eb04c95704708c2ab3204810"  # of version 0.1.0
+
+
+def has_history() -> bool:
+    """Whether this is a clone with the commits of the version before."""
+    command = ["git", "cat-file", "-e", LAST_COMMIT]
+    return subprocess.run(command, cwd=STARTER, check=False, capture_output=True).returncode == 0
+
 
 def tool(
     *arguments: str | Path, cwd: Path = STARTER, **environment: str
@@ -95,3 +103,38 @@ class Adopted(Project):
 
     def environment(self, **more: str) -> dict[str, str]:
         return {**super().environment(), "PYTHONPATH": str(self.source), **more}
+
+
+KILLED = """
+import os, signal, sys
+
+left = int(sys.argv.pop(1))
+def count(event, arguments):
+    global left
+    if event == "open" and "w" not in str(arguments[1]):
+        return
+    if event in os.environ.get("COUNTED", "open os.rename os.mkdir os.remove os.rmdir").split():
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+
+from kedro_mlflow_metrics_starter import cli, transaction
+if os.environ.get("UNGUARDED"):
+    from contextlib import nullcontext
+    transaction._guard = nullcontext
+sys.addaudithook(count)
+cli.main()
+"""
+
+
+def killed_at(number: int, path: Path, command: str = "adopt", **environment: str) -> bool:
+    """Be killed in a command before this write; False if it has come to its end before."""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", KILLED, str(number), command, path, "--force"],
+        env={"PYTHONPATH": str(STARTER / "src"), "PATH": "", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in (0, -9), done.stderr
+    return done.returncode == -9

@@ -19,6 +19,7 @@ from adopting import (
     commit,
     copy_of,
     kedro_new,
+    killed_at,
     refused,
     snapshot,
     tool,
@@ -512,40 +513,6 @@ def test_a_list_in_a_file_that_is_a_link_is_changed_where_it_is(tmp_path: Path) 
 
 
 # All or nothing
-
-KILLED = """
-import os, signal, sys
-
-left = int(sys.argv.pop(1))
-def count(event, arguments):
-    global left
-    if event == "open" and "w" not in str(arguments[1]):
-        return
-    if event in os.environ.get("COUNTED", "open os.rename os.mkdir os.remove os.rmdir").split():
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= 1
-
-from kedro_mlflow_metrics_starter import cli, transaction
-if os.environ.get("UNGUARDED"):
-    from contextlib import nullcontext
-    transaction._guard = nullcontext
-sys.addaudithook(count)
-cli.main()
-"""
-
-
-def killed_at(number: int, path: Path, **environment: str) -> bool:
-    """Adopt, and be killed before this write; False if it has come to its end before."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", KILLED, str(number), "adopt", path, "--force"],
-        env={"PYTHONPATH": str(STARTER / "src"), "PATH": "", **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode in (0, -9), done.stderr
-    return done.returncode == -9
 
 
 @pytest.fixture

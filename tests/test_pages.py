@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from adopting import commit, copy_of
-from helpers import KEDRO, STARTER, Process, Project, free_port, points_in
+from adopting import LAST_COMMIT, commit, copy_of, has_history
+from helpers import KEDRO, PACKAGE, STARTER, Process, Project, free_port, points_in, run_command
 from lab.tracking.names import Tag
 
 FIRST_DAY = STARTER / "docs" / "first-day.md"
@@ -300,3 +300,67 @@ def test_kedro_viz_is_left_as_the_page_says(rockets: Shell) -> None:
     commit(rockets.folder)
 
     follow(rockets, STARTER / "docs" / "from-kedro-viz.md")
+
+
+@pytest.fixture
+def follower(tmp_path: Path) -> Shell:
+    """A shell in a project of the version before, changed; beside it the starter with tags."""
+    if not has_history():
+        pytest.skip("a clone without the history, or none")
+    starter = tmp_path / "starter"
+    run_command("git", "clone", "--quiet", STARTER, starter, cwd=tmp_path)
+    run_command("git", "checkout", "--quiet", LAST_COMMIT, cwd=starter)
+    run_command("git", "tag", "v0.1.0", cwd=starter)
+    run_command(KEDRO, "new", f"--starter={starter}", "--name=Lab", "--telemetry=no", cwd=tmp_path)
+    for name in run_command("git", "ls-files", "-z", cwd=starter).stdout.split("\0")[:-1]:
+        (starter / name).unlink()
+    names = run_command("git", "ls-files", "-coz", "--exclude-standard", cwd=STARTER).stdout
+    for name in names.split("\0")[:-1]:
+        if (STARTER / name).is_file():
+            (starter / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(STARTER / name, starter / name)
+    commit(starter)
+    run_command("git", "tag", "v0.2.0", cwd=starter)
+
+    lab = tmp_path / "lab"
+    for file, old, new in OWNERS_CHANGES:
+        text = (lab / file).read_text()
+        assert old in text
+        (lab / file).write_text(text.replace(old, new, 1))
+    commit(lab)
+    shell = ProjectShell(Project(lab))
+    shell.environment["PATH"] += f"{os.pathsep}{STARTER / '.venv' / 'bin'}"
+    for who in ("AUTHOR", "COMMITTER"):
+        shell.environment |= {f"GIT_{who}_NAME": "me", f"GIT_{who}_EMAIL": "me@example.org"}
+    return shell
+
+
+OWNERS_CHANGES = [
+    (
+        "README.md",
+        "numbers, a catalog entry names it",
+        "numbers. Ask Ada. A catalog entry names it",
+    ),
+    ("src/lab/tracking/dataset.py", '    """Metrics in', '    """Ada\'s. Metrics in'),
+    ("conf/base/catalog.yml", "threshold: 0.9", "threshold: 0.1"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("road", ["update", "cruft"])
+def test_a_project_follows_the_starter_as_the_page_says(road: str, follower: Shell) -> None:
+    ours, cruft = (STARTER / "docs/update.md").read_text().split("## The whole template")
+    page = follower.folder.parent / "page.md"
+    page.write_text(ours if road == "update" else cruft)
+    page.write_text(page.read_text().replace("/path/to/the/starter", "../starter"))
+
+    follow(follower, page)
+
+    dataset = (follower.folder / "src/lab/tracking/dataset.py").read_text()
+    assert dataset.replace("Ada's. ", "") == (PACKAGE / "tracking/dataset.py").read_text()
+    assert "Ask Ada." in (follower.folder / "README.md").read_text()
+    assert (follower.folder / "templates").is_dir() == (road == "cruft")
+    assert "threshold: 0.1" in (follower.folder / "conf/base/catalog.yml").read_text()
+    follower.run("kedro run --params=training.epochs=2")
+    follower.run("kedro metrics check")

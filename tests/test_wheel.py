@@ -83,7 +83,7 @@ def run(installed: Path, tmp_path: Path) -> Callable[..., str]:
 @pytest.mark.slow
 def test_the_wheel_has_the_template_byte_for_byte(wheel: Path) -> None:
     files = run_command("git", "ls-files", "-co", "--exclude-standard", cwd=STARTER).stdout
-    parts = (TEMPLATE.name, "hooks", "cookiecutter.json", "prompts.yml")
+    parts = (TEMPLATE.name, "hooks", "cookiecutter.json", "prompts.yml", "CHANGELOG.md", "versions")
     expected = {
         f"{IN_WHEEL}/{name}": (STARTER / name).read_bytes()
         for name in files.splitlines()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
-from . import templates, transaction
+from . import templates, transaction, versions
 from .adopt import Options, plan_adoption
 from .plan import Plan
 from .project import check_git, find_project
 from .refusal import Refusal
+from .update import Choices, check, plan_update
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -43,6 +44,41 @@ def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **option
 
         click.echo(import_runs(plan))
     carry_out(plan, dry_run=dry_run)
+
+
+@main.command()
+@click.argument("path", type=FOLDER, default=".")
+@click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
+@click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
+@click.option("--take", multiple=True, metavar="FILE", help="Overwrite it, your changes too.")
+@click.option("--keep", multiple=True, metavar="FILE", help="Leave it as it is.")
+def update(
+    path: Path, dry_run: bool, force: bool, take: tuple[str, ...], keep: tuple[str, ...]
+) -> None:
+    """Bring tracking/ of the project in PATH to this version.
+
+    What you have changed in it is merged. FILE is a file that can't be, or a pattern of such.
+    """
+    finish_interrupted(path, dry_run)
+    planned = plan_update(find_project(path), Choices(take, keep))
+    check(planned)
+    if planned.plan.files and not force and not dry_run:
+        check_git(planned.plan.project)
+    carry_out(planned.plan, dry_run=dry_run)
+    if planned.plan.files and not dry_run:
+        click.echo(f"{planned.before} -> {versions.this_version()}")
+
+
+@main.command()
+@click.argument("path", type=FOLDER, default=".")
+def diff(path: Path) -> None:
+    """Print what is new for the project in PATH, and what `update` would change."""
+    planned = plan_update(find_project(path), Choices())
+    if planned.plan.files or planned.clashes:
+        click.echo(versions.news_since(planned.before))
+    click.echo(planned.plan.diff(), nl=False)
+    for name in planned.clashes:
+        click.echo(f"{name} can't be merged: see --take and --keep of `update`.", err=True)
 
 
 def finish_interrupted(path: Path, dry_run: bool) -> None:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import mlflow
 from kedro.pipeline import Node, Pipeline
 
 STEPS = 10
@@ -14,6 +13,8 @@ STEPS = 10
 
 def meet(folder: Path, own: str, other: str) -> Iterator[dict[str, float]]:
     """Ends only if the other runs at the same time."""
+    import mlflow
+
     (folder / own).write_text(str(os.getpid()))
     deadline = time.monotonic() + 60
     while not (folder / other).exists():
@@ -34,6 +35,8 @@ def right(folder: str) -> Iterator[dict[str, float]]:
 
 def fall(folder: str, end: str) -> Iterator[dict[str, float]]:
     """Ends as the parameter says, when half of its points are in the store."""
+    import mlflow
+
     run = mlflow.active_run()
     assert run
     marker = Path(folder) / "fallen"

@@ -21,12 +21,12 @@ And four sub-packages that few need to open: ``delivery/`` (points arrive, whate
 ``store/`` (one MLflow store as one object), ``process/`` (what belongs to the process),
 ``scanning/`` (where in a text a secret may stand).
 
-The package uses relative imports only and knows nothing of the project around it: to upgrade
-it, replace the folder; to use it elsewhere, copy it.
+The package uses relative imports only and knows nothing of the project around it: to use it
+elsewhere, copy it. `kedro-mlflow-metrics update` brings it up to date.
 """
 
 from .dataset import MlflowMetricsDataset
 from .hook import MlflowPipelineHook
 
 __all__ = ["MlflowMetricsDataset", "MlflowPipelineHook"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -50,5 +50,11 @@ def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
     sys.exit(0 if done else 1)
 
 
+@metrics.command()
+def version() -> None:
+    """Print the version of this package."""
+    click.echo(sys.modules[__package__ or ""].__version__)  # imported before its modules are
+
+
 for command in (show, compare, history, check, ui, upgrade, open_run, close_run):
     metrics.add_command(command)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# For how many seconds a store may not answer when a run starts, from the last answer on.
+# For how many seconds a store may not answer, all in all, when a run starts.
 START_SECONDS = 8.0
 # How many RUNNING runs, the newest of an experiment, are looked at for dead ones.
 MOST_RUNNING = 50
@@ -113,7 +113,7 @@ def _open_in_outbox(
 def find_experiment(config: MlflowConfig) -> str:
     """The id of the project's experiment; the store and the experiment are made, if need be."""
     store = store_at(config.tracking_uri)
-    with store.deadline(START_SECONDS, of_silence=True):
+    with store.deadline(START_SECONDS):
         store.open()
         return store.experiment_id(config.experiment)
 
@@ -123,7 +123,7 @@ def tracking(
     store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
-    state, deadline = process_state(), store.deadline(START_SECONDS, of_silence=True)
+    state, deadline = process_state(), store.deadline(START_SECONDS)
     with as_tracking_error(store.uri, ways_out), gc_paused_for_import(), deadline:
         require_mlflow(store.uri)
         store.open()

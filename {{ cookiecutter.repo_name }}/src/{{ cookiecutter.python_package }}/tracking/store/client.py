@@ -112,6 +112,9 @@ class _First:
     def alone(self, seconds: float) -> Iterator[None]:
         """Wait for at most so many seconds for who has asked before."""
         is_mine = not self._has_answered and self._lock.acquire(timeout=seconds)
+        if is_mine and self._has_answered:  # meanwhile: all who have waited go on at once
+            self._lock.release()
+            is_mine = False
         try:
             yield
             self._has_answered = True

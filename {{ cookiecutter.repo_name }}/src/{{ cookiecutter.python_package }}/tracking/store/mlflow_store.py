@@ -37,25 +37,19 @@ class Retry:
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}  # by thread
-        self._silences: dict[int, float] = {}  # by thread, the seconds for which none may answer
 
     @contextmanager
-    def deadline(self, seconds: float | None = None, of_silence: bool = False) -> Iterator[None]:
-        """All requests within the block have so many seconds together; an outer deadline wins.
-
-        ``of_silence``: counted anew from each answer. A busy server answers late, but it does.
-        """
-        thread, seconds = threading.get_ident(), seconds or RETRY_SECONDS
+    def deadline(self, seconds: float | None = None) -> Iterator[None]:
+        """All requests within the block have so many seconds together; an outer deadline wins."""
+        thread = threading.get_ident()
         is_outer = thread not in self._deadlines
         if is_outer:
-            self._deadlines[thread] = time.monotonic() + seconds
-            self._silences |= {thread: seconds} if of_silence else {}
+            self._deadlines[thread] = time.monotonic() + (seconds or RETRY_SECONDS)
         try:
             yield
         finally:
             if is_outer:
                 self._deadlines.pop(thread, None)
-                self._silences.pop(thread, None)
 
     def __call__(self, request: Callable[[], T]) -> T:
         """Make a request, again and again until the deadline while its error is transient."""
@@ -63,20 +57,20 @@ class Retry:
         with self.deadline():
             while True:
                 try:
-                    answer = request()
+                    return request()
                 except Exception as error:
                     if not is_transient(error) or self.seconds_left() < wait:
                         raise
-                else:
-                    if seconds := self._silences.get(threading.get_ident()):
-                        self._deadlines[threading.get_ident()] = time.monotonic() + seconds
-                    return answer
                 time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
                 wait = min(wait * 2, LONGEST_WAIT)
 
     def lets_log(self, record: logging.LogRecord) -> bool:
         """Whether a logger may warn of an error: not where requests are made again, or raise it."""
         return record.levelno < logging.WARNING or threading.get_ident() not in self._deadlines
+
+    def extend(self, seconds: float) -> None:
+        """Move the deadline."""
+        self._deadlines[threading.get_ident()] += seconds
 
     def seconds_left(self) -> float:
         """Seconds until the deadline; less than none when it is over."""
@@ -126,11 +120,15 @@ class MlflowStore:
         self.is_open = True
 
     def _open(self) -> str | None:
+        began = time.monotonic()
         if self._path:
-            return make_or_check(self._path)
-        if self._is_database_server:
-            return database.make_or_check(self.uri, self.retry.seconds_left())
-        return None
+            problem = make_or_check(self._path)
+        elif self._is_database_server:
+            problem = database.make_or_check(self.uri, self.retry.seconds_left())
+        else:
+            return None
+        self.retry.extend(time.monotonic() - began)  # the time to create it does not count
+        return problem
 
     def experiment_id(self, name: str) -> str:
         """The id of the experiment; it is created if there is none."""
