@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help adopt keep demo services test slow explore chaos combinations coverage server lint types check test-oldest bench pictures clean env
+.PHONY: help adopt keep demo services test slow explore chaos combinations coverage server lint types check test-oldest bench sizes pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -107,6 +107,9 @@ bench: .venv ## Measure against kedro-mlflow and MLflow's client (an hour)
 	@$(UV) pip freeze --quiet --python .bench/env-ours > .bench/versions.txt
 	@$(UV) pip install --quiet --python .bench/env-peer kedro-mlflow kedro-datasets -r .bench/versions.txt
 	.bench/env-ours/bin/python benchmarks/bench.py $(BENCH)
+
+sizes: env ## Measure how many writers, runs and points one store takes (long)
+	PYTHONPATH=benchmarks:tests:.venv/lab nice -n 5 .venv/bin/python benchmarks/sizes.py $(SIZES)
 
 server: env ## Run a team's MLflow server, with PostgreSQL and passwords, until Ctrl-C
 	PYTHONPATH=tests .venv/bin/python scripts/team_server.py $(SERVER)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +74,8 @@ class Database(Process):
     def kill(self) -> None:
         """End it at once, and each of its processes."""
         for pid in self.pids():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # its children end with it
+                os.kill(pid, signal.SIGKILL)
         self.stop(signal.SIGKILL)
 
     def pids(self) -> list[int]:

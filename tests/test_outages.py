@@ -48,7 +48,7 @@ from lab.tracking.store.mlflow_store import Retry
 from lab.tracking.store.sqlite import locked
 from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
+from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
     PERMISSION_DENIED,
@@ -773,6 +773,13 @@ def test_a_load_of_a_run_that_is_not_there(lab: Lab) -> None:
 # What is tried again and what is not
 
 
+# What an MLflow server (3.17) answered to 16 writers at once.
+NO_CONNECTION = (
+    "QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00 (Background"
+    " on this error at: https://sqlalche.me/e/21/3o7r)"
+)
+
+
 def sql_error(text: str, driver: type[Exception]) -> Exception:
     """What MLflow's SQL stores raise for an error of the database's driver."""
     error = MlflowException(text, error_code=TEMPORARILY_UNAVAILABLE)
@@ -788,6 +795,8 @@ def sql_error(text: str, driver: type[Exception]) -> Exception:
         (json.JSONDecodeError("cut", "{", 1), True),
         (MlflowException("API request failed with exception"), True),
         (MlflowException("busy", error_code=REQUEST_LIMIT_EXCEEDED), True),
+        (RestException({"error_code": "BAD_REQUEST", "message": NO_CONNECTION}), True),
+        (RestException({"error_code": "BAD_REQUEST", "message": "no"}), False),
         (sql_error("database is locked", sqlite3.OperationalError), True),
         (sql_error("deadlock detected", RuntimeError), True),
         (sql_error("database or disk is full", sqlite3.OperationalError), False),

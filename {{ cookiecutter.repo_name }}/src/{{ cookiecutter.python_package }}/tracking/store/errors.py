@@ -166,6 +166,9 @@ def _is_transient_status(status: int) -> bool:
 
 
 def _is_of_pool(error: BaseException) -> bool:
+    # MLflow's server (3.17) then answers 400, as if to a wrong request, with SQLAlchemy's words.
+    if getattr(error, "error_code", "") == "BAD_REQUEST" and "QueuePool limit of" in str(error):
+        return True
     for found in (error, error.__cause__):
         if type(found).__module__ == "sqlalchemy.exc" and type(found).__name__ == "TimeoutError":
             return True
