@@ -220,6 +220,16 @@ def test_the_example_runs_and_its_tests_pass(shuttle: Adopted, store: Path) -> N
     assert "my_model_metrics.accuracy" in run.data.metrics
 
 
+def test_what_a_cluster_needs_is_a_dependency_if_asked_for(shuttle: Adopted) -> None:
+    adopt(shuttle.path)
+    assert "dask" not in (shuttle.path / "requirements.txt").read_text()
+
+    adopt(shuttle.path, "--distributed=dask", "--force")
+
+    assert "dask[distributed]>=2024.8" in (shuttle.path / "requirements.txt").read_text()
+    assert adopt(shuttle.path, "--distributed=dask", "--force") == "Nothing to do.\n"
+
+
 TOOLS = ["lint", "test", "log", "docs", "data"]  # for pyspark Kedro asks GitHub
 COMBINATIONS = [
     ",".join(tool for bit, tool in enumerate(TOOLS) if number >> bit & 1) or "none"

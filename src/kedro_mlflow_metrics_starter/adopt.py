@@ -25,6 +25,7 @@ class Options:
     """What ``adopt`` was asked for."""
 
     example: bool = False
+    distributed: str = "none"
     from_kedro_mlflow: bool = False
     from_kedro_viz: bool = False
 
@@ -38,7 +39,7 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     plan = Plan(project)
     kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
     is_new = add_tracking(plan)
-    add_dependencies(plan, with_example=options.example)
+    add_dependencies(plan, with_example=options.example, distributed=options.distributed)
     plan.edit(".gitignore", ignore)
     if is_new:
         leave_out_of_checks(plan)
@@ -79,12 +80,14 @@ def snapshot(plan: Plan, folder: str) -> dict[str, bytes]:
     return {name: text.replace(b"\r\n", b"\n") for name, text in files.items()}
 
 
-def add_dependencies(plan: Plan, *, with_example: bool) -> None:
+def add_dependencies(plan: Plan, *, with_example: bool, distributed: str = "none") -> None:
     """What is missing in each list that the project has; it has one afterwards."""
     project = plan.project
     wanted = template.requirements()
     if not with_example:
         del wanted["scikit-learn"]
+    if distributed == "dask":
+        wanted["dask"] = template.wiring().DASK
     files = dependencies.requirement_files(project.pyproject, plan.text)
     table = project.pyproject.get("project", {})
     if "dependencies" in table or "poetry" in project.pyproject.get("tool", {}):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,12 +28,18 @@ def main() -> None:
 @click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
 @click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
 @click.option("--example", is_flag=True, help="With the example pipeline.")
+@click.option(
+    "--distributed",
+    type=click.Choice(["none", "dask"]),
+    default="none",
+    help="With what DaskRunner needs.",
+)
 @click.option("--from-kedro-mlflow", is_flag=True, help="Convert what it has of kedro-mlflow.")
 @click.option(
     "--from-kedro-viz", is_flag=True, help="Convert tracking.MetricsDataset and the like."
 )
 @click.option("--import-history", is_flag=True, help="Import the old files of --from-kedro-viz.")
-def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **options: bool) -> None:
+def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **options: Any) -> None:
     """Bring metrics tracking to the Kedro project in PATH."""
     finish_interrupted(path, dry_run)
     plan = plan_adoption(find_project(path), Options(**options))
