@@ -366,6 +366,7 @@ def test_kedro_vizs_entries_become_ours_where_they_hold_numbers(with_kedro_viz: 
     assert adopt(with_kedro_viz.path, "--from-kedro-viz") == "Nothing to do.\n"
 
 
+@pytest.mark.slow
 def test_what_kedro_vizs_datasets_have_saved_becomes_finished_runs(with_kedro_viz: Adopted) -> None:
     path = with_kedro_viz.path
     before = snapshot(path)

@@ -24,6 +24,7 @@ NAMES = ["churn", "A1", "_private", "a_pipeline_with_a_name_of_more_than_fifty_c
 # Pipelines by command
 
 
+@pytest.mark.slow
 def test_a_pipeline_by_command_runs_and_is_deleted_whole(bake: Callable[..., Path]) -> None:
     project = Project(bake(include_example="no"))
     before = contents(project.path)
@@ -47,6 +48,7 @@ def test_a_pipeline_by_command_runs_and_is_deleted_whole(bake: Callable[..., Pat
     assert after == before
 
 
+@pytest.mark.slow
 def test_without_an_entry_its_metrics_are_written_too(bake: Callable[..., Path]) -> None:
     project = Project(bake(include_example="no"))
     project.kedro("pipeline", "create", "churn")

@@ -1053,7 +1053,7 @@ def test_runs_are_completed_in_the_shell() -> None:
     complete = ShellComplete(group, {}, "kedro", "_KEDRO_COMPLETE")
     commands = [each.value for each in complete.get_completions([], "")]
     expected = ["check", "close", "compare", "history", "open", "show", "sync", "ui", "upgrade"]
-    assert commands == expected
+    assert commands == [*expected, "version"]
     assert [each.value for each in complete.get_completions(["show"], "l")] == ["last"]
 
 

@@ -163,6 +163,7 @@ def test_what_can_not_be_closed_is_one_sentence(lab: Lab) -> None:
     assert lab.runs()[0].info.status == "RUNNING"
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_opens_nothing(lab: Lab) -> None:
     """In the outbox, on this machine, it would be of no use to others."""
     lab.configure(tracking_uri="http://127.0.0.1:9", on_outage="spool")
@@ -216,6 +217,7 @@ def test_an_id_that_yaml_takes_for_a_number(
     assert (resolved.run_id or resolved.parent_id) == run_id
 
 
+@pytest.mark.slow
 def test_an_id_of_digits_by_the_command_line(make_project: Callable[..., Project]) -> None:
     project = make_project("everything")
     run_id = project.kedro("metrics", "open").stdout.splitlines()[-1]
@@ -308,6 +310,7 @@ def test_a_repeated_step_on_a_server(lab: Lab, server: Server) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_repeated_step_in_an_outage(lab: Lab, server: Server) -> None:
     """It is written to the outbox, and what is there already does not come from there again."""
     lab.configure(tracking_uri=server.url, on_outage="spool")
@@ -407,6 +410,7 @@ def test_a_parent_that_can_not_be_one_is_one_sentence(lab: Lab, ill: str, part: 
     assert len(lab.runs()) == len(before)
 
 
+@pytest.mark.slow
 def test_a_run_within_another_that_began_in_the_outbox(lab: Lab) -> None:
     parent = opened(lab)
     uri = f"sqlite:///{lab.store}"
