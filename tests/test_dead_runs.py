@@ -39,6 +39,7 @@ def waiting_run(project: Project, file: Path, params: str = "") -> Iterator[Proc
         yield process
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_closed_by_the_next_and_a_living_one_is_not(
     project: Project, tmp_path: Path
 ) -> None:

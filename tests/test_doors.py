@@ -48,6 +48,7 @@ def test_kedro_run_in_a_sub_folder(project: Project) -> None:
     assert not list(folder.rglob("*.db"))
 
 
+@pytest.mark.slow
 def test_python_m_package(project: Project) -> None:
     project.command(PYTHON, "-m", project.package)
 
@@ -90,6 +91,7 @@ def test_sync_takes_the_parameters_and_the_configuration_of_a_run(
     assert "Path 'nowhere' does not exist" in elsewhere.stderr
 
 
+@pytest.mark.slow
 def test_a_script_with_a_session(project: Project, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -211,6 +213,7 @@ print("ACTIVE", mlflow.active_run())
 """
 
 
+@pytest.mark.slow
 def test_ipython(project: Project, tmp_path: Path) -> None:
     notebook = tmp_path / "notebook.ipy"
     notebook.write_text(NOTEBOOK)

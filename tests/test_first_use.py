@@ -63,6 +63,7 @@ MlflowStore("sqlite:///mlflow.db").open()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_who_is_interrupted_leaves_no_half_made_store(project: Project, how: int) -> None:
     new = project.path / ".mlflow.db-new"
     with project.started(PYTHON, "-c", MAKE.format(package=project.package)) as process:

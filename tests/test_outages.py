@@ -113,6 +113,7 @@ def test_a_server_that_is_not_there_is_an_error_within_10_seconds(lab: Lab) -> N
     assert "hunter2" not in message
 
 
+@pytest.mark.slow
 def test_a_server_that_never_answers_is_an_error_within_10_seconds(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         lab.configure(tracking_uri=f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -186,6 +187,7 @@ def test_a_database_server_that_is_not_there_is_an_error_within_10_seconds(lab: 
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_database_server_that_never_answers_is_an_error_within_10_seconds(lab: Lab) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -210,6 +212,7 @@ def test_a_database_locked_for_longer_is_an_error_within_10_seconds(lab: Lab) ->
         assert time.monotonic() - start < 11
 
 
+@pytest.mark.slow
 def test_with_spool_the_run_goes_on_and_is_synced(
     lab: Lab, gone: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -616,6 +619,7 @@ def test_a_server_killed_in_a_stream_and_started_again(
     assert points_in(lab.store, run) == flow_points(yields, "endless_metrics")
 
 
+@pytest.mark.slow
 def test_workers_share_one_run_in_the_outbox(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def test_a_server_that_is_there_and_one_that_is_not(project: Project, tmp_path: 
 @pytest.mark.parametrize(
     ("scheme", "end"), [("http", f"?token={SECRETS['option']}"), ("mysql+pymysql", "")]
 )
+@pytest.mark.slow
 def test_the_error_of_a_store_that_does_not_answer(project: Project, scheme: str, end: str) -> None:
     address = f"{scheme}://me:{SECRETS['uri']}@127.0.0.1:{free_port()}/x{end}"
     project.write("conf/local/mlflow.yml", f"credentials: mlflow\ntracking_uri: {address}\n")

@@ -86,8 +86,7 @@ def add_dependencies(plan: Plan, *, with_example: bool, distributed: str = "none
     wanted = template.requirements()
     if not with_example:
         del wanted["scikit-learn"]
-    if distributed == "dask":
-        wanted["dask"] = template.wiring().DASK
+    wanted |= {"dask": template.wiring().DASK} if distributed == "dask" else {}
     files = dependencies.requirement_files(project.pyproject, plan.text)
     table = project.pyproject.get("project", {})
     if "dependencies" in table or "poetry" in project.pyproject.get("tool", {}):
