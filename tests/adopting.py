@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from helpers import KEDRO, STARTER, Project, run_command
+from databases import unavailable
+from helpers import KEDRO, STARTER, Project, run_command, wait_until
 
 TOOL = (sys.executable, "-m", "kedro_mlflow_metrics_starter")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.autocrlf=false")
@@ -16,10 +18,27 @@ GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core
 LAST_COMMIT = "a3138bbd55f80025eb04c95704708c2ab3204810"  # of version 0.1.0
 
 
-def has_history() -> bool:
-    """Whether this is a clone with the commits of the version before."""
+def require_history() -> None:
+    """Skip a test for want of the commits of the version before; in CI that is a failure."""
     command = ["git", "cat-file", "-e", LAST_COMMIT]
-    return subprocess.run(command, cwd=STARTER, check=False, capture_output=True).returncode == 0
+    if subprocess.run(command, cwd=STARTER, check=False, capture_output=True).returncode:
+        unavailable("The version before is not in this clone; clone with the whole history")
+
+
+def starter_before(folder: Path) -> Path:
+    """A clone of the starter at the last commit of the version before."""
+    require_history()
+    starter = folder / "starter"
+    run_command("git", "clone", "--quiet", "--no-checkout", STARTER, starter, cwd=folder)
+    run_command("git", "checkout", "--quiet", LAST_COMMIT, cwd=starter)
+    return starter
+
+
+def new_of(starter: Path, folder: Path) -> Path:
+    """A project that a clone of the starter makes."""
+    new = ("new", f"--starter={starter}", "--name=Lab", "--telemetry=no")
+    run_command(KEDRO, *new, cwd=folder)
+    return folder / "lab"
 
 
 def tool(
@@ -43,10 +62,10 @@ def adopt(path: Path, *options: str) -> str:
     return done.stdout
 
 
-def refused(path: Path, *options: str) -> str:
+def refused(path: Path, *options: str, command: str = "adopt") -> str:
     """The sentence in which the command refuses; nothing of the project is changed."""
     before = snapshot(path)
-    done = tool("adopt", path, *options)
+    done = tool(command, path, *options)
     assert snapshot(path) == before
     assert (done.returncode, done.stdout) == (1, ""), done.stdout + done.stderr
     assert done.stderr.startswith("Refused: ")
@@ -138,3 +157,21 @@ def killed_at(number: int, path: Path, command: str = "adopt", **environment: st
     )
     assert done.returncode in (0, -9), done.stderr
     return done.returncode == -9
+
+
+def assert_as_before_or_finished(
+    number: int, before: Path, after: dict[str, bytes], folder: Path, command: str = "adopt"
+) -> bool:
+    """Be killed in a command on a copy of a project; whether it was, see ``killed_at``."""
+    path = copy_of(before, folder / f"killed{number}")
+    was_killed = killed_at(number, path, command)
+    states = (snapshot(before), after)
+
+    def is_whole() -> bool:
+        with suppress(FileNotFoundError):  # the guard is at work
+            return snapshot(path) in states
+        return False
+
+    wait_until(is_whole)
+    shutil.rmtree(path)
+    return was_killed

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from adopting import (
     TOOL,
     Adopted,
     adopt,
+    assert_as_before_or_finished,
     changes,
     commit,
     copy_of,
@@ -24,7 +24,7 @@ from adopting import (
     snapshot,
     tool,
 )
-from helpers import ALL_COMBINATIONS, PACKAGE, STARTER, points_in, run_command, wait_until
+from helpers import ALL_COMBINATIONS, PACKAGE, STARTER, points_in, run_command
 
 ROCKETS = STARTER / "tests" / "projects" / "rockets"
 SCORES = """
@@ -544,21 +544,6 @@ def writes_of(before: Path, tmp_path: Path) -> int:
     while killed_at(number, copy_of(before, tmp_path / f"try{number}"), UNGUARDED="1"):
         number *= 2
     return number
-
-
-def assert_as_before_or_finished(
-    number: int, before: Path, after: dict[str, bytes], tmp_path: Path
-) -> None:
-    path = copy_of(before, tmp_path / f"killed{number}")
-    killed_at(number, path)
-    states = (snapshot(before), after)
-
-    def is_whole() -> bool:
-        with suppress(FileNotFoundError):  # the guard is at work
-            return snapshot(path) in states
-        return False
-
-    wait_until(is_whole)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])

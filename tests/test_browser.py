@@ -159,7 +159,7 @@ def test_the_server_ends_with_the_command(runs: Trained) -> None:
 def children_of(process: Process) -> list[int]:
     children = Path(f"/proc/{process.running.pid}/task/{process.running.pid}/children")
     if not children.exists():
-        pytest.skip("Linux knows a process's children")
+        unavailable("Only Linux tells a process's children")
     own = [int(pid) for pid in children.read_text().split()]
     return own + [
         int(pid)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from adopting import LAST_COMMIT, commit, copy_of, has_history
+from adopting import commit, copy_of, new_of, starter_before
 from helpers import KEDRO, PACKAGE, STARTER, Process, Project, free_port, points_in, run_command
 from lab.tracking.names import Tag
 
@@ -305,13 +305,9 @@ def test_kedro_viz_is_left_as_the_page_says(rockets: Shell) -> None:
 @pytest.fixture
 def follower(tmp_path: Path) -> Shell:
     """A shell in a project of the version before, changed; beside it the starter with tags."""
-    if not has_history():
-        pytest.skip("a clone without the history, or none")
-    starter = tmp_path / "starter"
-    run_command("git", "clone", "--quiet", STARTER, starter, cwd=tmp_path)
-    run_command("git", "checkout", "--quiet", LAST_COMMIT, cwd=starter)
+    starter = starter_before(tmp_path)
     run_command("git", "tag", "v0.1.0", cwd=starter)
-    run_command(KEDRO, "new", f"--starter={starter}", "--name=Lab", "--telemetry=no", cwd=tmp_path)
+    lab = new_of(starter, tmp_path)
     for name in run_command("git", "ls-files", "-z", cwd=starter).stdout.split("\0")[:-1]:
         (starter / name).unlink()
     names = run_command("git", "ls-files", "-coz", "--exclude-standard", cwd=STARTER).stdout
@@ -322,7 +318,6 @@ def follower(tmp_path: Path) -> Shell:
     commit(starter)
     run_command("git", "tag", "v0.2.0", cwd=starter)
 
-    lab = tmp_path / "lab"
     for file, old, new in OWNERS_CHANGES:
         text = (lab / file).read_text()
         assert old in text

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,18 @@ from adopting import (
     GIT,
     LAST_COMMIT,
     Adopted,
+    assert_as_before_or_finished,
     commit,
     copy_of,
-    has_history,
     killed_at,
+    new_of,
+    refused,
+    require_history,
     snapshot,
+    starter_before,
     tool,
 )
-from helpers import KEDRO, PACKAGE, STARTER, run_command, wait_until
+from helpers import PACKAGE, STARTER, run_command
 
 from kedro_mlflow_metrics_starter import update, versions
 
@@ -57,16 +60,6 @@ def updated(path: Path, *options: str) -> str:
     return done.stdout
 
 
-def refused(path: Path, *options: str) -> str:
-    before = snapshot(path)
-    done = tool("update", path, *options)
-    assert snapshot(path) == before
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Refused: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
 def tracking(path: Path) -> dict[str, str]:
     return {name: text.decode() for name, text in snapshot(path / "src/lab/tracking").items()}
 
@@ -93,8 +86,7 @@ def test_every_earlier_version_is_kept() -> None:
 
 
 def test_a_version_that_is_kept_is_as_it_was_committed() -> None:
-    if not has_history():
-        pytest.skip("a clone without the history, or none")
+    require_history()
     folder = (PACKAGE / "tracking").relative_to(STARTER).as_posix()
     for name, text in versions.texts_of(BEFORE).items():
         file = f"{LAST_COMMIT}:{folder}/{name}"
@@ -139,7 +131,7 @@ def test_a_change_that_stands_against_the_new_ones_is_named_and_left(project: Pa
     mine = (project / DATASET).read_text()
     commit(project)
 
-    assert f"{DATASET} was changed where {NOW} changes, too; " in refused(project)
+    assert f"{DATASET} was changed where {NOW} changes, too; " in refused(project, command="update")
     kept = copy_of(project, project.parent / "kept")
     assert f"{DATASET} is left as it is." in updated(kept, f"--keep={DATASET}")
     assert tracking(kept) == {**THIS, "dataset.py": mine}
@@ -151,7 +143,7 @@ def test_a_file_that_its_owner_deleted_is_named(project: Path) -> None:
     (project / DATASET).unlink()
     commit(project)
 
-    assert DATASET in refused(project)
+    assert DATASET in refused(project, command="update")
     updated(project, "--keep=*/dataset.py")
     assert tracking(project) == {k: v for k, v in THIS.items() if k != "dataset.py"}
 
@@ -182,7 +174,7 @@ def test_of_a_version_that_is_not_kept_every_file_is_named(project: Path) -> Non
     change(project, f'"{BEFORE}"', '"0.0.9"', "src/lab/tracking/__init__.py")
     commit(project)
 
-    said = refused(project)
+    said = refused(project, command="update")
     assert "The text of 0.0.9 is not at hand" in said
     assert DATASET in said
     updated(project, "--take=src/lab/tracking/*")
@@ -201,13 +193,13 @@ def test_what_is_not_ours_or_newer_is_refused(
 ) -> None:
     change(project, old, new, "src/lab/tracking/__init__.py")
 
-    assert reason in refused(project, "--force")
+    assert reason in refused(project, "--force", command="update")
 
 
 def test_changes_that_are_not_committed_are_refused(project: Path) -> None:
     change_a_line_that_stays(project)
 
-    assert f"not committed ({DATASET})" in refused(project)
+    assert f"not committed ({DATASET})" in refused(project, command="update")
 
 
 def test_diff_says_what_is_new_and_touches_nothing(project: Path) -> None:
@@ -247,28 +239,11 @@ def after(earlier: Path, tmp_path: Path) -> dict[str, bytes]:
     return snapshot(path)
 
 
-def assert_as_before_or_finished(
-    number: int, before: Path, after: dict[str, bytes], tmp_path: Path
-) -> bool:
-    path = copy_of(before, tmp_path / f"killed{number}")
-    was_killed = killed_at(number, path, "update")
-    states = (snapshot(before), after)
-
-    def is_whole() -> bool:
-        with suppress(FileNotFoundError):  # the guard is at work
-            return snapshot(path) in states
-        return False
-
-    wait_until(is_whole)
-    shutil.rmtree(path)
-    return was_killed
-
-
 @pytest.mark.parametrize("number", [20, 70, 100])
 def test_killed_at_any_write_the_project_is_as_before_or_soon_finished(
     number: int, earlier: Path, after: dict[str, bytes], tmp_path: Path
 ) -> None:
-    assert assert_as_before_or_finished(number, earlier, after, tmp_path)
+    assert assert_as_before_or_finished(number, earlier, after, tmp_path, "update")
 
 
 @pytest.mark.slow
@@ -277,7 +252,7 @@ def test_killed_at_every_write_the_project_is_as_before_or_soon_finished(
     earlier: Path, after: dict[str, bytes], tmp_path: Path
 ) -> None:
     number = 0
-    while assert_as_before_or_finished(number, earlier, after, tmp_path):
+    while assert_as_before_or_finished(number, earlier, after, tmp_path, "update"):
         number += 1
     assert number > 100
 
@@ -300,18 +275,10 @@ def test_without_the_guard_the_next_call_finishes(
 @pytest.fixture(scope="module")
 def made_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of the last commit of the version before, to copy."""
-    if not has_history():
-        pytest.skip("a clone without the history, or none")
     folder = tmp_path_factory.mktemp("before")
-    clone = folder / "starter"
-    run_command("git", "worktree", "add", "--detach", clone, LAST_COMMIT, cwd=STARTER)
-    try:
-        new = ("new", f"--starter={clone}", "--name=Lab", "--telemetry=no")
-        run_command(KEDRO, *new, cwd=folder)
-    finally:
-        run_command("git", "worktree", "remove", "--force", clone, cwd=STARTER)
-    commit(folder / "lab")
-    return folder / "lab"
+    lab = new_of(starter_before(folder), folder)
+    commit(lab)
+    return lab
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The pipeline {{ cookiecutter.pipeline_name }}."""
+"""A pipeline whose node returns metrics."""
 
 from .pipeline import create_pipeline
 

@@ -1,4 +1,4 @@
-"""The pipeline {{ cookiecutter.pipeline_name }}: load, evaluate.
+"""A pipeline: load, evaluate.
 
 What it makes has names that begin with its own: no two pipelines may write the same output.
 """

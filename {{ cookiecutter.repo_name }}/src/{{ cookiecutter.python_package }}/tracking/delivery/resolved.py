@@ -68,8 +68,8 @@ def _id_of(name: str, given: Mapping[str, Any]) -> str | None:
     value = given.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    for text in re.findall(rf"\b{name}=([0-9a-f]{{{ID_LENGTH}}})\b", " ".join(sys.argv)):
-        if OmegaConf.from_dotlist([f"id={text}"])["id"] == value:
+    for text in re.findall(rf"\b{name}=([0-9a-f]+)\b", " ".join(sys.argv)):
+        if len(text) == ID_LENGTH and OmegaConf.from_dotlist([f"id={text}"])["id"] == value:
             return str(text)
     if type(value) is int and len(str(value)) == ID_LENGTH:
         return str(value)

@@ -9,7 +9,7 @@ from kedro.framework.startup import bootstrap_project
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
-NAME = "{{ cookiecutter.pipeline_name }}"
+NAME = Path(__file__).stem.removeprefix("test_")
 
 
 def test_most_predictions_are_right() -> None:
