@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
-
-from databases import Postgres
-from team import ADMIN, TeamServer
 
 
 def main() -> None:
     """Start PostgreSQL and MLflow's server, and say how a project uses them."""
+    logging.disable(logging.INFO)  # Kedro's, about itself
+    from databases import Postgres
+    from team import ADMIN, TeamServer
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=5000)
     port = parser.parse_args().port

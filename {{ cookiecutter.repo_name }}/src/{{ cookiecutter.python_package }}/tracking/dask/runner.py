@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
@@ -89,6 +90,7 @@ class DaskRunner(AbstractRunner):
         if not self._address:
             options: dict[str, Any] = {"dashboard_address": None, "threads_per_worker": 1}
             with (
+                _quiet(),
                 dask.LocalCluster(self._max_workers, host="127.0.0.1", **options) as cluster,
                 dask.Client(cluster) as client,
             ):
@@ -103,6 +105,18 @@ class DaskRunner(AbstractRunner):
             ) from None
         with client:
             yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own log to warnings: a cluster of this machine writes 100 lines of its start."""
+    logger = logging.getLogger("distributed")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 class _Executor(Executor):
