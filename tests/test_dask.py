@@ -89,6 +89,7 @@ def test_without_an_address_the_workers_are_processes_here(lab: Lab, tmp_path: P
     assert lab.points()["on_left_metrics.loss"] == STREAM
     assert len(runs_in(lab.store)) == 1
     assert "scheduler.py" not in process.output
+    assert "Stopping worker" not in process.output
 
 
 def test_the_node_of_a_lost_worker_runs_again_and_its_points_are_there_once(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
 CONNECT_SECONDS = 8.0
+# What a local worker executes first; Kedro's logging would print all that Dask logs there.
+QUIET = "import logging; logging.getLogger('distributed').setLevel(logging.WARNING)"
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own
 
 
@@ -89,6 +91,7 @@ class DaskRunner(AbstractRunner):
             ) from None
         if not self._address:
             options: dict[str, Any] = {"dashboard_address": None, "threads_per_worker": 1}
+            options["preload"] = QUIET
             with (
                 _quiet(),
                 dask.LocalCluster(self._max_workers, host="127.0.0.1", **options) as cluster,
