@@ -169,7 +169,7 @@ def assert_as_before_or_finished(
 
     def is_whole() -> bool:
         with suppress(FileNotFoundError):  # the guard is at work
-            return snapshot(path) in states
+            return snapshot(path) in states and not any(path.glob(".kedro-mlflow-metrics*"))
         return False
 
     wait_until(is_whole)

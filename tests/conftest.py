@@ -61,17 +61,17 @@ def bake(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with all of MLflow's tables and nothing in them; they take seconds."""
+def copy_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """Copies an SQLite store with all of MLflow's tables, which take seconds, and no run."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
+    return lambda target: Path(shutil.copy(path, target))
 
 
 @pytest.fixture
-def make_store(empty_store: Path, tmp_path: Path) -> Callable[[str], Path]:
+def make_store(copy_store: Callable[[Path], Path], tmp_path: Path) -> Callable[[str], Path]:
     """Makes empty SQLite stores of the test's own."""
-    return lambda name: Path(shutil.copy(empty_store, tmp_path / name))
+    return lambda name: copy_store(tmp_path / name)
 
 
 @pytest.fixture

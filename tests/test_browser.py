@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,9 +39,9 @@ class Trained:
 
 
 @contextmanager
-def trained(project: Project, empty_store: Path) -> Iterator[Trained]:
+def trained(project: Project, copy_store: Callable[[Path], Path]) -> Iterator[Trained]:
     """The project after two runs, while `kedro metrics ui` serves its page."""
-    shutil.copy(empty_store, project.store)
+    copy_store(project.store)
     found = Trained(project)
     found.printed = [project.kedro("run").stdout for _ in range(2)]
     command = (KEDRO, "metrics", "ui", "--no-browser", f"--port={found.port}")
@@ -53,8 +52,8 @@ def trained(project: Project, empty_store: Path) -> Iterator[Trained]:
 
 
 @pytest.fixture(scope="module")
-def runs(bake: Callable[..., Path], empty_store: Path) -> Iterator[Trained]:
-    with trained(Project(bake()), empty_store) as found:
+def runs(bake: Callable[..., Path], copy_store: Callable[[Path], Path]) -> Iterator[Trained]:
+    with trained(Project(bake()), copy_store) as found:
         yield found
 
 
@@ -129,9 +128,9 @@ def test_mlflows_own_first_page_leads_to_the_runs(runs: Trained, page: Page) -> 
 
 
 def test_a_slash_groups_the_charts_by_dataset(
-    bake: Callable[..., Path], empty_store: Path, page: Page
+    bake: Callable[..., Path], copy_store: Callable[[Path], Path], page: Page
 ) -> None:
-    with trained(Project(bake(separator="/")), empty_store) as found:
+    with trained(Project(bake(separator="/")), copy_store) as found:
         page.goto(found.page)
 
         for dataset in ("my_model_metrics", "training_metrics"):

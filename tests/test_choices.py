@@ -79,9 +79,12 @@ def test_the_files_are_these_and_in_style(
 
 
 @pytest.fixture(scope="module")
-def server(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(
+    copy_store: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A tracking server for all of them."""
-    with Server(empty_store, tmp_path_factory.mktemp("server")) as server:
+    folder = tmp_path_factory.mktemp("server")
+    with Server(copy_store(folder / "mlflow.db"), folder) as server:
         yield server
 
 

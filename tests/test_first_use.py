@@ -149,7 +149,7 @@ def test_an_empty_file_becomes_a_store(lab: Lab) -> None:
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
 
 
-def test_a_store_that_another_program_is_making(lab: Lab, empty_store: Path) -> None:
+def test_a_store_that_another_program_is_making(lab: Lab) -> None:
     """As `mlflow ui` does: version by version, in place."""
     with closing(sqlite3.connect(lab.store)) as database, database:
         (head,) = database.execute("SELECT version_num FROM alembic_version").fetchone()

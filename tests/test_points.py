@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -305,10 +305,10 @@ def test_a_cleaned_name_is_one_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def uri(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    path = tmp_path_factory.mktemp("points") / "mlflow.db"
-    path.write_bytes(empty_store.read_bytes())
-    yield f"sqlite:///{path}"
+def uri(
+    copy_store: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    yield f"sqlite:///{copy_store(tmp_path_factory.mktemp('points') / 'mlflow.db')}"
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
