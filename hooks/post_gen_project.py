@@ -64,7 +64,7 @@ EXAMPLE_ONLY = (
     "conf/base/parameters_training.yml",
 )
 # What DaskRunner needs.
-DASK = "dask[distributed]>=2024.8"
+DASK = "distributed>=2024.8"
 NULL = "tag:yaml.org,2002:null"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,11 @@ from adopting import (
     snapshot,
     tool,
 )
+from click.testing import CliRunner
 from helpers import ALL_COMBINATIONS, PACKAGE, STARTER, points_in, run_command
+
+from kedro_mlflow_metrics_starter import template, transaction
+from kedro_mlflow_metrics_starter.cli import main
 
 ROCKETS = STARTER / "tests" / "projects" / "rockets"
 SCORES = """
@@ -227,7 +234,7 @@ def test_what_a_cluster_needs_is_a_dependency_if_asked_for(shuttle: Adopted) -> 
 
     adopt(shuttle.path, "--distributed=dask", "--force")
 
-    assert "dask[distributed]>=2024.8" in (shuttle.path / "requirements.txt").read_text()
+    assert "distributed>=2024.8" in (shuttle.path / "requirements.txt").read_text()
     assert adopt(shuttle.path, "--distributed=dask", "--force") == "Nothing to do.\n"
 
 
@@ -330,6 +337,14 @@ def replace(file: str, old: str, new: str) -> Callable[[Path], None]:
     return change
 
 
+def add_setting(line: str) -> Callable[[Path], None]:
+    def change(project: Path) -> None:
+        with (project / "src/rockets/settings.py").open("a") as file:
+            file.write(f"{line}\n")
+
+    return change
+
+
 def own_tracking(project: Path) -> None:
     folder = project / "src/rockets/tracking"
     folder.mkdir()
@@ -390,6 +405,26 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a catalog in braces": (
         write(Path("conf/base/catalog.yml"), "{a: {type: MemoryDataset}}\n"),
         "catalog.yml is not a mapping of one dataset below the other",
+    ),
+    "settings of which a value is an expression": (
+        add_setting('CONF_SOURCE = "co" + "nf"'),
+        "settings.py gives CONF_SOURCE as an expression",
+    ),
+    "settings with arguments from elsewhere": (
+        add_setting("CONFIG_LOADER_ARGS = {**OTHERS}"),
+        "settings.py gives CONFIG_LOADER_ARGS['base_env'] as an expression",
+    ),
+    "a configuration out of the project": (
+        add_setting('CONF_SOURCE = "../conf"'),
+        "CONF_SOURCE is '../conf', out of the project",
+    ),
+    "a mlflow.yml that is not YAML": (
+        write(Path("conf/base/mlflow.yml"), "experiment: {"),
+        "conf/base/mlflow.yml is not YAML",
+    ),
+    "a mlflow.yml that is a number": (
+        write(Path("conf/base/mlflow.yml"), "3\n"),
+        "conf/base/mlflow.yml says '3', and is not of this",
     ),
     "a catalog that is not UTF-8": (
         lambda path: (path / "conf/base/catalog.yml").write_bytes("# größe\n".encode("latin-1")),
@@ -469,6 +504,81 @@ def test_the_configuration_is_where_the_settings_say(tmp_path: Path) -> None:
 # Dependencies
 
 
+@pytest.mark.parametrize("value", ["conf/", "./conf", "conf"])
+def test_settings_that_are_there_stay(value: str, tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    add_setting(f"CONF_SOURCE = {value!r}")(path)
+    write(Path("conf/base/mlflow.yml"), "_name: &name theirs\nexperiment: *name\n")(path)
+    write(Path("conf/base/mlflow.md"), "experiments: of ours")(path)
+    commit(path)
+
+    assert "mlflow" not in adopt(path).replace("templates", "")
+    assert (path / "conf/base/mlflow.yml").read_text().startswith("_name")
+
+
+def test_arguments_without_a_base_are_of_one_folder(tmp_path: Path) -> None:
+    """As Kedro's own loader takes them."""
+    path = copy_of(ROCKETS, tmp_path)
+    add_setting("CONFIG_LOADER_ARGS = {}")(path)
+    commit(path)
+
+    adopt(path)
+
+    assert (path / "conf/mlflow.yml").is_file()
+    assert not (path / "conf/base/mlflow.yml").exists()
+
+
+def test_an_entry_is_left_out_where_the_code_has_a_use_for_its_name(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    write(Path("src/rockets/more.py"), 'OUTPUT = "my_baseline_metrics"\n')(path)
+    commit(path)
+
+    said = adopt(path)
+
+    assert "'my_baseline_metrics' was not added to the catalog" in said
+    assert "my_baseline_metrics" not in (path / "conf/base/catalog.yml").read_text()
+
+
+def test_a_package_called_cli_is_told_what_to_add(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    folder = path / "src/rockets/cli"
+    folder.mkdir()
+    (path / "src/rockets/cli.py").rename(folder / "__init__.py")
+    commit(path)
+
+    said = adopt(path)
+
+    assert "src/rockets/cli is left as it is" in said
+    assert "from rockets.tracking.cli import metrics as tracking_metrics" in said
+    assert not (path / "src/rockets/cli.py").exists()
+
+
+def test_a_lock_with_hashes_is_read_and_left(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    kedro = "kedro==1.7.0 \\\n  --hash=sha256:aa \\\n  --hash=sha256:bb\n"
+    lock = f"{kedro}mlflow==3.17.0 --hash=sha256:cc\n"
+    (path / "requirements.txt").write_text(lock)
+    commit(path)
+
+    assert "is a lock with hashes: make it anew, with omegaconf<2.4.\n" in adopt(path)
+    assert (path / "requirements.txt").read_text() == lock
+    (path / "requirements.txt").write_text(lock.replace("3.17.0", "2.9.2"))
+    assert "requires mlflow==2.9.2" in refused(path, "--force")
+
+
+def test_a_list_that_the_build_reads_elsewhere_is_named(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "requirements.txt").unlink()
+    replace("pyproject.toml", 'dependencies = {file = "requirements.txt"}\n', "")(path)
+    commit(path)
+
+    said = adopt(path)
+
+    assert "pyproject.toml leaves its dependencies to the build: name there" in said
+    assert "mlflow" not in tomlkit.parse((path / "pyproject.toml").read_text())["project"]
+    assert not (path / "requirements.txt").exists()
+
+
 def test_both_lists_get_what_is_missing(shuttle: Adopted) -> None:
     adopt(shuttle.path)
 
@@ -505,7 +615,7 @@ def test_the_projects_own_checks_leave_tracking_out(tmp_path: Path) -> None:
 
     assert changes(path)[0] == []
     tools = tomlkit.parse((path / "pyproject.toml").read_text()).unwrap()["tool"]
-    assert tools["ruff"]["extend-exclude"] == ["src/rockets/tracking", "templates"]
+    assert tools["ruff"]["extend-exclude"] == ["src/rockets/tracking", "templates/pipeline"]
     assert tools["coverage"]["run"]["omit"] == ["src/rockets/tracking/*"]
     assert tools["mypy"]["overrides"][1] == {"module": "rockets.tracking.*", "ignore_errors": True}
     assert adopt(path) == "Nothing to do.\n"
@@ -592,6 +702,34 @@ def test_what_was_changed_after_an_interruption_is_not_overwritten(
 
     assert "requirements.txt was changed since" in done.stderr
     assert (before / "requirements.txt").read_text() == "kedro\n"
+
+
+def test_the_template_of_a_clone_on_windows_is_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_bytes(b"a = 1\r\n")
+
+    assert template.files_in(tmp_path) == {"a.py": b"a = 1\n"}
+
+
+def test_what_is_written_in_part_is_said_to_be(
+    before: Path,
+) -> None:
+    """After the moment from which on the change is made: a disk that is full, a file in use."""
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if Path(target).name == "settings.py":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transaction, "_guard", nullcontext)
+        patch.setattr(os, "replace", full)
+        done = CliRunner().invoke(main, ["adopt", str(before), "--force"])
+
+    assert done.exit_code == 1
+    assert "written in part: src/rockets/settings.py can't be written (No space" in done.output
+    assert "nothing was written" not in done.output
+    assert adopt(before, "--force") == "Finished what was interrupted.\nNothing to do.\n"
 
 
 def test_what_cannot_be_written_leaves_all_as_it_was(tmp_path: Path) -> None:

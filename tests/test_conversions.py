@@ -13,7 +13,10 @@ import yaml
 from adopting import Adopted, adopt, changes, commit, copy_of, refused, snapshot, tool
 from helpers import STARTER, points_in, run_command
 
-from kedro_mlflow_metrics_starter.entries import Edits, entries_of
+from kedro_mlflow_metrics_starter import kedro_viz
+from kedro_mlflow_metrics_starter.entries import Edits, as_yaml, entries_of
+from kedro_mlflow_metrics_starter.kedro_viz import Saved
+from kedro_mlflow_metrics_starter.project import find_project
 
 ROCKETS = STARTER / "tests" / "projects" / "rockets"
 OURS = "rockets.tracking.MlflowMetricsDataset"
@@ -242,6 +245,10 @@ def spoil(file: str, text: str) -> Callable[[Path], None]:
 
 PLUGIN = {
     "a dependency": (spoil("requirements.txt", "kedro-mlflow\n"), "its dependencies name it"),
+    "a dependency with a hash": (
+        spoil("requirements.txt", "kedro-mlflow==2.0.3 --hash=sha256:aa\n"),
+        "its dependencies name it",
+    ),
     "installed": (
         spoil(".venv/lib/python3.11/site-packages/kedro_mlflow-2.0.0.dist-info/METADATA", ""),
         "it is installed in",
@@ -420,6 +427,84 @@ def test_a_store_that_cannot_be_reached_leaves_the_project_as_it_was(
     assert snapshot(with_kedro_viz.path) == before
 
 
+def test_the_import_goes_with_the_conversion(with_kedro_viz: Adopted) -> None:
+    done = tool("adopt", with_kedro_viz.path, "--import-history")
+
+    assert (done.returncode, "goes with --from-kedro-viz" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "ours"),
+    [
+        ({"a": 1, "b": {"c": [1, 2.5]}}, True),
+        ({"a": [[1, 2], [3, 4]]}, False),
+        ({"a": {}}, False),
+        ({"a": []}, False),
+        ({}, False),
+        ([1, 2], False),
+        ({"a": "1"}, False),
+    ],
+)
+def test_what_mlflow_takes_for_metrics(content: object, ours: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+
+    assert kedro_viz.is_of_numbers(Saved("x", VERSIONS[0], path)) == ours
+
+
+@pytest.mark.parametrize(
+    ("name", "filepath", "found"),
+    [
+        ("x", "data/09_tracking/metrics.json", {"x"}),
+        (
+            "{part}.numbers",
+            "data/09_tracking/{part}/numbers.json",
+            {"ship.numbers", "numbers.numbers"},
+        ),
+        ("{0}_{part}", "data/{0}/{part}/numbers.json", {"09_tracking_ship", "09_tracking_numbers"}),
+        ("{part}", "data/09_tracking/{part}/{part}.json", {"numbers"}),
+        ("{part}", "data/09_tracking/nothing.json", set()),
+        ("{part}", "data/09_tracking/{broken/numbers.json", set()),
+    ],
+)
+def test_the_files_of_an_entry(
+    with_kedro_viz: Adopted, name: str, filepath: str, found: set[str]
+) -> None:
+    save(with_kedro_viz.path, "numbers/numbers.json", VERSIONS[0], {"a": 1})
+
+    saved = kedro_viz.saved_by(find_project(with_kedro_viz.path), name, filepath)
+
+    assert {its.dataset for its in saved} == found
+
+
+@pytest.mark.parametrize("filepath", ["", "/data/x.json", "../x.json", "${root}/x.json", "s3://x"])
+def test_files_that_are_not_found_are_named(with_kedro_viz: Adopted, filepath: str) -> None:
+    line = f"  filepath: {json.dumps(filepath)}\n" if filepath else ""
+    with_kedro_viz.write("conf/base/catalog.yml", f"m:\n  type: tracking.MetricsDataset\n{line}")
+
+    said = adopt(with_kedro_viz.path, "--from-kedro-viz")
+
+    assert f"m: what it has saved is not found by {filepath!r}, and not imported." in said
+    assert f"m:\n  type: {OURS}\n" in (with_kedro_viz.path / "conf/base/catalog.yml").read_text()
+
+
+def test_a_file_of_before_that_is_broken_is_named(with_kedro_viz: Adopted) -> None:
+    (path,) = with_kedro_viz.path.glob(f"data/09_tracking/columns.json/{VERSIONS[0]}/*")
+    path.write_text("{")
+
+    assert f"{path} is not JSON" in refused(with_kedro_viz.path, "--from-kedro-viz")
+
+
+def test_a_catalog_of_json_is_left_and_named(with_kedro_viz: Adopted) -> None:
+    text = '{"m": {"type": "tracking.MetricsDataset", "filepath": "data/m.json"}}'
+    with_kedro_viz.write("conf/base/catalog_old.json", text)
+
+    said = adopt(with_kedro_viz.path, "--from-kedro-viz")
+
+    assert "conf/base/catalog_old.json is JSON, which is left as it is" in said
+    assert (with_kedro_viz.path / "conf/base/catalog_old.json").read_text() == text
+
+
 # Catalogs of all kinds
 
 
@@ -445,6 +530,31 @@ def test_an_entry_is_changed_where_it_stands(before: str, after: str) -> None:
 
     assert edits.result() == after
     assert yaml.safe_load(after)["a"]["type"] == "N"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("  <<: *base", "  <<: *base\n  key: k"),
+        ("  <<: [*base]\n  drop: *one\n  x: 1", "  <<: [*base]\n  key: k\n  x: 1"),
+        ("  x: *one\n  <<: *base", "  x: *one\n  key: k\n  <<: *base"),
+        ("  {<<: *base, drop: *one, x: *one}", "  {<<: *base, x: *one, key: k}"),
+    ],
+)
+def test_an_entry_whose_type_is_merged_is_given_a_key(before: str, after: str) -> None:
+    text = "_base: &base\n  type: T\n  list: [&one 1]\na:\n"
+    edits = Edits(f"{text}{before}\n")
+    for entry in entries_of(edits.text):
+        added = {} if entry.name == "_base" else {"key": "k"}
+        assert edits.change(entry, "N", ["drop"], added)
+
+    assert edits.result() == f"{text.replace('T', 'N')}{after}\n"
+
+
+@pytest.mark.parametrize("value", ["a", "a b", "a,b", "a: b", "true", "1", "{x}", "größe", "", "'"])
+def test_a_text_in_yaml_is_itself(value: str) -> None:
+    assert yaml.safe_load(f"{{key: {as_yaml(value)}}}") == {"key": value}
+    assert yaml.safe_load(f"key: {as_yaml(value)}") == {"key": value}
 
 
 def test_entries_that_share_what_they_are_are_changed_once() -> None:

@@ -67,17 +67,11 @@ def add_tracking(plan: Plan) -> bool:
             raise Refusal(
                 f"The project has a {folder} of its own, where this one belongs; rename it."
             )
-        if snapshot(plan, folder) != ours:
+        if template.files_in(project.path / folder) != ours:
             plan.remark(f"{folder} is there, and not as in this version: it is left as it is.")
         return False
     plan.add({f"{folder}/{name}": text for name, text in ours.items()})
     return True
-
-
-def snapshot(plan: Plan, folder: str) -> dict[str, bytes]:
-    """The files in a folder of the project, by their path in it; caches aside."""
-    files = template.files_in(plan.project.path / folder)
-    return {name: text.replace(b"\r\n", b"\n") for name, text in files.items()}
 
 
 def add_dependencies(plan: Plan, *, with_example: bool, distributed: str = "none") -> None:
@@ -86,23 +80,30 @@ def add_dependencies(plan: Plan, *, with_example: bool, distributed: str = "none
     wanted = template.requirements()
     if not with_example:
         del wanted["scikit-learn"]
-    wanted |= {"dask": template.wiring().DASK} if distributed == "dask" else {}
+    wanted |= {"distributed": template.wiring().DASK} if distributed == "dask" else {}
     files = dependencies.requirement_files(project.pyproject, plan.text)
     table = project.pyproject.get("project", {})
     if "dependencies" in table or "poetry" in project.pyproject.get("tool", {}):
         plan.edit(PYPROJECT, lambda text: dependencies.add_to_pyproject(text, wanted))
+    elif not files and "dependencies" in table.get("dynamic", []):
+        lines = _shown(wanted.values())
+        plan.remark(f"{PYPROJECT} leaves its dependencies to the build: name there {lines}.")
     elif table and not files:
         plan.edit(PYPROJECT, lambda text: dependencies.add_to_pyproject(text, wanted, anew=True))
     elif not files:
         files = [dependencies.REQUIREMENTS[0]]
     for name in files:
-        lines = dependencies.lines_of(name, plan.text)
-        if not (missing := dependencies.missing(lines, wanted)):
+        there = dependencies.lines_of(name, plan.text)
+        if not (missing := dependencies.missing(there, wanted)):
             continue
         if dependencies.has_hashes(plan.text(name) or ""):
-            plan.remark(f"{name} is a lock with hashes: make it anew, with {', '.join(missing)}.")
+            plan.remark(f"{name} is a lock with hashes: make it anew, with {_shown(missing)}.")
         else:
             plan.edit(name, partial(dependencies.add_lines, lines=missing))
+
+
+def _shown(lines: Iterable[str]) -> str:
+    return ", ".join(map(dependencies.uncommented, lines))
 
 
 def ignore(text: str) -> str:
@@ -127,7 +128,7 @@ def leave_out_of_checks(plan: Plan) -> None:
         document: Any = tomlkit.parse(text)
         if "ruff" in tools:
             _append(document["tool"]["ruff"], "extend-exclude", folder)
-            _append(document["tool"]["ruff"], "extend-exclude", templates.FOLDER)
+            _append(document["tool"]["ruff"], "extend-exclude", templates.OF_PIPELINES)
         if "coverage" in tools:
             coverage = document["tool"]["coverage"]
             is_new = "run" not in coverage
@@ -156,13 +157,12 @@ def add_mlflow_yml(plan: Plan) -> None:
         Refusal: It has a file of that name, of something else.
     """
     project = plan.project
-    names = project.files(project.conf, "mlflow*")
+    names = project.configs(project.conf, "mlflow")
     for name in names:
-        try:
-            content = yaml.safe_load(plan.text(name) or "") or {}
-        except yaml.YAMLError:
-            content = {"": None}
-        if unknown := [key for key in content if key not in template.known_settings()]:
+        content = plan.yaml(name) or {}
+        found = content if isinstance(content, dict) else [content]
+        keys = [str(key) for key in found if not str(key).startswith("_")]
+        if unknown := [key for key in keys if key not in template.known_settings()]:
             raise Refusal(
                 f"{name} says {unknown[0]!r}, and is not of this metrics tracking; rename it, or"
                 " for one of kedro-mlflow add --from-kedro-mlflow."
@@ -184,14 +184,11 @@ def add_entries(plan: Plan, entries: str) -> None:
         (name,) = yaml.safe_load(part)
         if name in taken:
             continue
-        if (
-            "{" in name
-            and name not in in_main
-            and (others := _would_match(project, {*taken, *in_main}))
-        ):
+        named = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
+        if named:
             plan.remark(
-                f"The pattern {name!r} was not added to the catalog: the code names"
-                f" {', '.join(others)}, which it would make metrics."
+                f"{name!r} was not added to the catalog: the code names {', '.join(named)}, which"
+                " it would make metrics."
             )
             continue
         parts.append(part)
@@ -204,21 +201,17 @@ def add_entries(plan: Plan, entries: str) -> None:
 
 
 def _entries_of(plan: Plan, file: str) -> list[str]:
-    try:
-        content = yaml.safe_load(plan.text(file) or "") or {}
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise Refusal(f"{file} is not YAML ({reason}); correct it.") from None
+    content = plan.yaml(file) or {}
     if not isinstance(content, dict):
         raise Refusal(f"{file} is not a mapping of names to datasets; correct it.")
     return [str(name) for name in content]
 
 
-def _would_match(project: Project, entries: Iterable[str]) -> list[str]:
-    """The names in the project's code that end in ``_metrics`` and have no entry."""
+def _named_in_code(project: Project, name: str, entries: Iterable[str]) -> list[str]:
+    """The names in the project's code that an entry would be for, and that have none."""
+    pattern = re.escape(name).replace(r"\{name\}", r"[\w.]*\w") + r"(@\w+)?"
     names = {name for text in project.sources.values() for name in strings_in(text)}
-    found = {name for name in names if re.fullmatch(r"[\w.]*\w_metrics(@\w+)?", name)}
-    return sorted(found - set(entries))
+    return sorted({name for name in names if re.fullmatch(pattern, name)} - set(entries))
 
 
 def add_hook(plan: Plan) -> None:
@@ -232,19 +225,21 @@ def add_command(plan: Plan) -> None:
     """``kedro metrics``: in a ``cli.py`` that is there beside its commands, else in a new one."""
     file = f"{plan.project.package}/cli.py"
     text = plan.text(file)
-    if text is None:
+    is_package = plan.project.read(f"{plan.project.package}/cli/__init__.py") is not None
+    if text is None and not is_package:
         plan.add({file: (template.PACKAGE / "cli.py").read_bytes()})
         return
     try:
-        changed = template.wiring().add_command(text)
+        changed = None if is_package else template.wiring().add_command(text)
     except SyntaxError as error:
         raise Refusal(f"{file} can't be read ({error}); correct it.") from None
     if changed is None:
         plan.remark(
-            f"{file} is left as it is: its `cli` is not seen to be a click group, or has a"
-            " `metrics` of its own. For the commands of `kedro metrics` add to it, under a name"
-            " of your choice: from .tracking.cli import metrics as tracking_metrics;"
-            ' cli.add_command(tracking_metrics, "metrics")'
+            f"{file.removesuffix('.py') if is_package else file} is left as it is: its `cli` is not"
+            " seen to be a click group, or has a `metrics` of its own. For the commands of `kedro"
+            f" metrics` add to it, under a name of your choice: from {plan.project.name}.tracking"
+            ".cli import metrics as tracking_metrics; cli.add_command(tracking_metrics,"
+            ' "metrics")'
         )
     else:
         plan.edit(file, lambda _: changed)

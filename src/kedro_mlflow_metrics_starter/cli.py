@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ def main() -> None:
 @click.option("--import-history", is_flag=True, help="Import the old files of --from-kedro-viz.")
 def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **options: Any) -> None:
     """Bring metrics tracking to the Kedro project in PATH."""
+    if import_history and not options["from_kedro_viz"]:
+        raise click.UsageError("--import-history goes with --from-kedro-viz.")
     finish_interrupted(path, dry_run)
     plan = plan_adoption(find_project(path), Options(**options))
     if plan.files and not force and not dry_run:
@@ -95,15 +99,22 @@ def finish_interrupted(path: Path, dry_run: bool) -> None:
         raise Refusal("An interrupted change is not finished; first call this without --dry-run.")
     if dry_run:
         return
-    try:
+    with finishing():
         transaction.finish(path)
-    except transaction.ChangedError as error:
-        raise Refusal(
-            f"An interrupted change can't be finished: {error} was changed since; delete the folder"
-            f" {transaction.JOURNAL} to give it up."
-        ) from None
     if interrupted:
         click.echo("Finished what was interrupted.")
+
+
+@contextmanager
+def finishing() -> Iterator[None]:
+    """Say in a sentence what keeps a change, of which part may be written, from being finished."""
+    try:
+        yield
+    except transaction.UnfinishedError as error:
+        raise click.ClickException(
+            f"The change is written in part: {error}. Correct that and call this again; or delete"
+            f" the folder {transaction.JOURNAL}, to give up the rest."
+        ) from None
 
 
 def carry_out(plan: Plan, *, dry_run: bool) -> None:
@@ -115,7 +126,8 @@ def carry_out(plan: Plan, *, dry_run: bool) -> None:
         click.echo("Nothing to do.")
     else:
         try:
-            transaction.write(plan.project.path, plan.files)
+            with finishing():
+                transaction.write(plan.project.path, plan.files)
         except OSError as error:
             raise Refusal(f"{error}; nothing was written.") from None
         for name in summary(plan):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-import yaml
-
 from .entries import Edits, Entry, entries_of
 from .plan import Plan
 from .project import Project
-from .refusal import Refusal
+from .refusal import reading_yaml
 
 # Changes an entry that is to be changed, to our type; yields remarks.
 Convert = Callable[[Entry, Edits, str], Iterator[str]]
@@ -19,8 +17,8 @@ Convert = Callable[[Entry, Edits, str], Iterator[str]]
 def catalogs(project: Project, folder: str = "") -> list[str]:
     """The files of the catalogs in a folder of the configuration, as Kedro looks for them."""
     folder = folder or project.conf
-    files = [*project.files(folder, "*.yml"), *project.files(folder, "*.yaml")]
-    return [name for name in sorted(files) if re.search(r"/catalog[^/]*(/|$)", name)]
+    names = sorted(project.configs(folder))
+    return [name for name in names if re.search(r"/catalog[^/]*(/|$)", name)]
 
 
 def convert_entries(plan: Plan, convert: Convert) -> None:
@@ -29,13 +27,13 @@ def convert_entries(plan: Plan, convert: Convert) -> None:
     for name in catalogs(plan.project):
         text = plan.text(name) or ""
         edits = Edits(text)
-        try:
+        with reading_yaml(name):
             entries = [*entries_of(text)]
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise Refusal(f"{name} is not YAML ({reason}); correct it.") from None
         for entry in entries:
             for remark in convert(entry, edits, ours):
                 plan.remark(f"{name}: {remark}.")
+        if edits.made and name.endswith(".json"):
+            plan.remark(f"{name} is JSON, which is left as it is: change its entries by hand.")
+            continue
         changed = edits.result()
         plan.edit(name, lambda _, new=changed: new)  # type: ignore[misc]

@@ -18,13 +18,14 @@ Read = Callable[[str], str | None]
 def parsed(line: str) -> Requirement | None:
     """The requirement in a line of a list, if there is one."""
     try:
-        return Requirement(_uncommented(line))
+        return Requirement(uncommented(line))
     except InvalidRequirement:
         return None
 
 
-def _uncommented(line: str) -> str:
-    return re.sub(r"(^|\s)#.*", "", line).strip()
+def uncommented(line: str) -> str:
+    """A line without its comment, and what pip's own is: ``--hash=...``, a ``\\`` at its end."""
+    return re.sub(r"(^|\s)(#|--|\\\s*$).*", "", line).strip()
 
 
 def name_of(line: str) -> str | None:
@@ -97,7 +98,7 @@ def add_to_pyproject(text: str, wanted: Mapping[str, str], *, anew: bool = False
     listed = _get(document, "project", "dependencies")
     if isinstance(listed, Array):
         for line in missing(map(str, listed), wanted):
-            listed.append(_uncommented(line))
+            listed.append(uncommented(line))
     return tomlkit.dumps(document)
 
 

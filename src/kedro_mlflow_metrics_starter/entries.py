@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,35 +47,38 @@ class Edits:
         return text
 
     def change(
-        self, entry: Entry, type_: str, drop: Collection[str] = (), add: Mapping[str, str] = {}
+        self, entry: Entry, type_: str, drop: Collection[str] = (), add: Mapping[str, object] = {}
     ) -> bool:
         """Give an entry another type, less of its keys, and more; False if it is left as it is."""
         node = entry.node
-        own = [pair for pair in node.value if pair[0].value != MERGE]
-        dropped = [pair for pair in own if pair[0].value in drop]
-        more = [f"{key}: {_quoted(value)}" for key, value in add.items()]
+        dropped = [pair for pair in node.value if pair[0].value in drop]
+        more = [f"{key}: {as_yaml(value)}" for key, value in add.items()]
         if node.flow_style and (dropped or more):
             return self._change_braces(node, type_, drop, more)
-        for key, value in own:
+        for key, value in node.value:
             if key.value == "type":
-                indent = "\n" + " " * key.start_mark.column
-                lines = "".join(indent + line for line in more)
-                self._replace(value, type_)
-                if lines:
-                    end = self.text.find("\n", _end(value, self.text))
-                    end = len(self.text) if end < 0 else end
-                    self.made[end, end] = lines
+                self.made[value.start_mark.index, self._end(key, value)] = type_
+        if more:  # after its type or, where that is merged (<<: *base), what it says first
+            pairs = {key.value: (key, value) for key, value in node.value}
+            key, value = pairs.get("type", node.value[0])
+            end = self._end_of_line(key, value)
+            indent = "\n" + " " * key.start_mark.column
+            self.made[end, end] = "".join(indent + line for line in more)
         for key, value in dropped:
-            self._drop_lines(key, value)
+            start = self.text.rfind("\n", 0, key.start_mark.index) + 1
+            self.made[start, self._end_of_line(key, value) + 1] = ""
         return True
 
-    def _replace(self, node: yaml.Node, new: str) -> None:
-        self.made[node.start_mark.index, _end(node, self.text)] = new
+    def _end(self, key: yaml.Node, value: yaml.Node) -> int:
+        """Where a value ends; that of an alias (``*base``), too, whose node is elsewhere."""
+        if value.start_mark.index > key.end_mark.index:
+            return _end(value, self.text)
+        alias = re.compile(r"\s*:\s*\*[^\s,\]}]+").match(self.text, key.end_mark.index)
+        return alias.end() if alias else key.end_mark.index
 
-    def _drop_lines(self, key: yaml.Node, value: yaml.Node) -> None:
-        start = self.text.rfind("\n", 0, key.start_mark.index) + 1
-        end = self.text.find("\n", _end(value, self.text) - 1)
-        self.made[start, len(self.text) if end < 0 else end + 1] = ""
+    def _end_of_line(self, key: yaml.Node, value: yaml.Node) -> int:
+        end = self.text.find("\n", self._end(key, value))
+        return len(self.text) if end < 0 else end
 
     def _change_braces(
         self, node: yaml.MappingNode, type_: str, drop: Collection[str], more: list[str]
@@ -89,7 +91,7 @@ class Edits:
             if key.value == "type":
                 kept.append(f"type: {type_}")
             elif key.value not in drop:
-                kept.append(self.text[key.start_mark.index : value.end_mark.index])
+                kept.append(self.text[key.start_mark.index : self._end(key, value)])
         self.made[start, end] = "{" + ", ".join([*kept, *more]) + "}"
         return True
 
@@ -124,6 +126,7 @@ def _end(node: yaml.Node, text: str) -> int:
     return len(text[: node.end_mark.index].rstrip())
 
 
-def _quoted(value: str) -> str:
-    is_plain = re.fullmatch(r"[A-Za-z_][\w.-]*", value)
-    return value if is_plain else json.dumps(value, ensure_ascii=False)
+def as_yaml(value: object) -> str:
+    """A value as YAML, on one line, in quotes where it needs them, also within braces."""
+    text: str = yaml.safe_dump([value], default_flow_style=True, width=2**30, allow_unicode=True)
+    return text.strip()[1:-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 
 import yaml
 
@@ -25,7 +26,7 @@ def add(plan: Plan) -> str:
     project = plan.project
     source, folder = template.PACKAGE / "pipelines" / PIPELINE, f"{project.package}/pipelines"
     files = template.files_in(source)
-    if project.read(f"{folder}/{PIPELINE}/__init__.py") == files["__init__.py"]:
+    if project.text(f"{folder}/{PIPELINE}/__init__.py") == files["__init__.py"].decode():
         return ""
     entries = str(template.wiring().EXAMPLE_ENTRIES)
     parameters = (template.PROJECT / "conf/base" / PARAMETERS).read_text(encoding="utf-8")
@@ -67,9 +68,12 @@ def _check(plan: Plan, names: set[str]) -> None:
             raise Refusal(
                 f"The example needs {taken[0]!r}, which {file} uses; adopt without --example."
             )
-    for file in [*project.files(project.base, "*.yml"), *project.files(project.base, "*.yaml")]:
-        content = yaml.safe_load(project.text(file) or "") if "mlflow" not in file else {}
-        if taken := sorted(names & {str(name) for name in content or {}}):
+    for file in project.configs(project.base):
+        is_ours = re.search(
+            r"/(catalog|parameters)", file
+        )  # by Kedro's patterns, or in such a folder
+        content = plan.yaml(file) if is_ours else None
+        if taken := sorted(names.intersection(content if isinstance(content, dict) else ())):
             raise Refusal(
                 f"The example needs {taken[0]!r}, which {file} has; adopt without --example."
             )

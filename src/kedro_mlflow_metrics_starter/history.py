@@ -14,7 +14,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework import project as kedro_project
 
 from . import template
-from .kedro_viz import NUMBERS, Saved
+from .kedro_viz import Saved, is_metric
 from .plan import Plan
 from .project import Project
 from .refusal import Refusal
@@ -85,10 +85,7 @@ def _by_version(history: list[Saved]) -> dict[str, dict[str, Any]]:
     runs: dict[str, dict[str, Any]] = defaultdict(dict)
     for saved in sorted(history, key=lambda saved: saved.version):
         _time_of(saved.version)
-        try:
-            content = json.loads(saved.path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise Refusal(f"{saved.path} is not JSON ({error}); correct or delete it.") from None
+        content = saved.content()
         runs[saved.version][saved.dataset] = content if isinstance(content, dict) else {"": content}
     return runs
 
@@ -109,7 +106,7 @@ def _split(content: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
             inner, others = _split(value)
             numbers |= {name: inner} if inner else {}
             texts |= {f"{name}.{key}": text for key, text in others.items()}
-        elif isinstance(value, NUMBERS):
+        elif is_metric(value):
             numbers[name] = value
         else:
             texts[name] = value if isinstance(value, str) else json.dumps(value)
@@ -127,8 +124,9 @@ def _config(project: Project) -> Any:
     # As `bootstrap_project` does, without an import of the project's settings.
     kedro_project.PACKAGE_NAME = project.name  # type: ignore[assignment]
     conf = project.path / project.conf
-    base = project.base.removeprefix(project.conf).strip("/")
-    loader = OmegaConfigLoader(str(conf), base_env=base, default_run_env="local")
+    loader = OmegaConfigLoader(
+        str(conf), base_env=project.base_env, default_run_env=project.run_env
+    )
     try:
         return template.tracking()("config").load_config(loader, Path(project.path))
     except click.ClickException as error:

@@ -9,11 +9,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from . import dependencies, template
 from .conversion import catalogs, convert_entries
-from .entries import Edits, Entry
+from .entries import Edits, Entry, as_yaml
 from .plan import Plan
 from .project import PYPROJECT, Project
 from .refusal import Refusal
@@ -68,7 +66,7 @@ def check(project: Project, *, converting: bool) -> None:
 def convert(plan: Plan) -> None:
     """Entries, ``mlflow.yml``, ``settings.py`` and dependencies; remarks about what is left."""
     convert_entries(plan, _convert_entry)
-    for name in plan.project.files(plan.project.conf, "mlflow*"):
+    for name in plan.project.configs(plan.project.conf, "mlflow"):
         _convert_config(plan, name)
     disable = template.wiring().extend_setting
     settings = f"{plan.project.package}/settings.py"
@@ -101,10 +99,7 @@ def _convert_entry(entry: Entry, edits: Edits, ours: str) -> Iterator[str]:
 
 def _convert_config(plan: Plan, name: str) -> None:
     project = plan.project
-    try:
-        theirs = yaml.safe_load(project.text(name) or "") or {}
-    except yaml.YAMLError as error:
-        raise Refusal(f"{name} is not YAML ({' '.join(str(error).split())}); correct it.") from None
+    theirs = plan.yaml(name) or {}
     if not isinstance(theirs, dict) or not theirs.keys() <= {"server", "tracking", "ui"}:
         return
     for key, (default, instead) in WITHOUT_COUNTERPART.items():
@@ -123,7 +118,7 @@ def _convert_config(plan: Plan, name: str) -> None:
             plan.remark(f"{name}: {key} was {value}, a resolver of {NAME}; choose another.")
             ours[key] = None
     given = {key: str(value) for key, value in ours.items() if value is not None}
-    text = "".join(f"{key}: {_quoted(value)}\n" for key, value in given.items())
+    text = "".join(f"{key}: {as_yaml(value)}\n" for key, value in given.items())
     if name.startswith(f"{project.base}/"):
         text = template.mlflow_yml(project.name, given)
         if "tracking_uri" not in given and "${" not in uri:
@@ -149,7 +144,10 @@ def _drop_dependency(plan: Plan) -> None:
         return
     plan.edit(PYPROJECT, lambda text: dependencies.remove_from_pyproject(text, NAME))
     for name in dependencies.requirement_files(project.pyproject, plan.text):
-        plan.edit(name, lambda text: dependencies.remove(text, NAME))
+        if dependencies.has_hashes(plan.text(name) or ""):
+            plan.remark(f"{name} is a lock with hashes: make it anew, without {NAME}.")
+        else:
+            plan.edit(name, lambda text: dependencies.remove(text, NAME))
 
 
 def _imports(text: str) -> bool:
@@ -187,7 +185,3 @@ def _get(mapping: Any, path: str) -> Any:
 
 def _run_name(name: str | None) -> str | None:
     return None if name is None else str(name).replace("{", "{{").replace("}", "}}")
-
-
-def _quoted(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

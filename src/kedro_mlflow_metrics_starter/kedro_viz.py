@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from .conversion import convert_entries
 from .entries import Edits, Entry
 from .plan import Plan
 from .project import Project
+from .refusal import Refusal
 
 # As kedro-datasets (to 6.0) and kedro.extras.datasets call them.
 TRACKING = re.compile(
@@ -21,6 +22,7 @@ TRACKING = re.compile(
     r"(?P<kind>Metrics|JSON)Data[sS]et"
 )
 OF_FILES = ("filepath", "versioned", "version", "load_args", "save_args", "fs_args", "credentials")
+PLACEHOLDER = r"\{(\w+)\}"  # of a dataset factory
 NUMBERS = (int, float, bool)
 
 
@@ -32,6 +34,17 @@ class Saved:
     version: str  # 2024-01-31T12.30.00.000Z
     path: Path
 
+    def content(self) -> Any:
+        """What is in its file.
+
+        Raises:
+            Refusal: It is not JSON.
+        """
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise Refusal(f"{self.path} is not JSON ({error}); correct or delete it.") from None
+
 
 def convert(plan: Plan) -> None:
     """All entries; what they have saved is kept where it is, and remembered for the import."""
@@ -41,46 +54,70 @@ def convert(plan: Plan) -> None:
         plan.remark(f"{settings}: Kedro-Viz's session store has no counterpart: take it out.")
 
 
+_BRACES = "{} is written in braces with comments: change it by hand"
+
+
 def _convert_entry(plan: Plan, entry: Entry, edits: Edits, ours: str) -> Iterator[str]:
     if not (found := TRACKING.fullmatch(entry.type)):
         return
-    saved = [*saved_by(plan.project, entry)]
-    plan.history += saved
-    if "://" in str(entry.value("filepath")):
-        yield f"{entry.name}: what it has saved is not in the project, and can't be imported"
-    if found["kind"] == "Metrics" or (saved and all(map(_is_of_numbers, saved))):
+    filepath = str(entry.value("filepath") or "")
+    saved = []
+    if is_in_project(filepath):
+        saved = [*saved_by(plan.project, entry.name, filepath)]
+        plan.history += saved
+    else:
+        yield f"{entry.name}: what it has saved is not found by {filepath!r}, and not imported"
+    if found["kind"] == "Metrics" or (saved and all(map(is_of_numbers, saved))):
         if not edits.change(entry, ours, OF_FILES):
-            yield f"{entry.name} is written in braces with comments: change it by hand"
+            yield _BRACES.format(entry.name)
         return
-    versioned = {} if entry.value("versioned") is not None else {"versioned": "true"}
-    edits.change(entry, f"{found['start']}json.JSONDataset", add=versioned)
+    versioned = {} if entry.value("versioned") is not None else {"versioned": True}
+    if not edits.change(entry, f"{found['start']}json.JSONDataset", add=versioned):
+        yield _BRACES.format(entry.name)
     yield (
         f"{entry.name} may hold more than numbers, which MLflow does not take for metrics: it goes"
         f" on writing files, as a json.JSONDataset. If it holds numbers: type: {ours}"
     )
 
 
-def saved_by(project: Project, entry: Entry) -> Iterator[Saved]:
+def is_in_project(filepath: str) -> bool:
+    """Whether a dataset's files can be found: by a path in the project, written out."""
+    is_path = filepath and "://" not in filepath and "${" not in filepath
+    path = PurePosixPath(filepath)
+    return bool(is_path) and not path.is_absolute() and ".." not in path.parts
+
+
+def saved_by(project: Project, name: str, filepath: str) -> Iterator[Saved]:
     """The files of an entry, of all versions: ``FILEPATH/VERSION/NAME``."""
-    template = str(entry.value("filepath") or "")
-    pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", re.escape(template))
-    for path in sorted(project.path.glob(re.sub(r"\{\w+\}", "*", template) + "/*/*")):
+    names = list(dict.fromkeys(re.findall(PLACEHOLDER, filepath)))
+    pattern = re.escape(filepath)
+    for number, placeholder in enumerate(names):  # a second time it is the same text
+        escaped = re.escape("{" + placeholder + "}")
+        pattern = pattern.replace(escaped, f"(?P<_{number}>.+)", 1)
+        pattern = pattern.replace(escaped, f"(?P=_{number})")
+    for path in sorted(project.path.glob(re.sub(PLACEHOLDER, "*", filepath) + "/*/*")):
         place = path.parents[1].relative_to(project.path).as_posix()
         if path.name == path.parents[1].name and (found := re.fullmatch(pattern, place)):
-            yield Saved(entry.name.format(**found.groupdict()), path.parent.name, path)
+            dataset = name
+            for placeholder, value in zip(names, found.groups(), strict=True):
+                dataset = dataset.replace("{" + placeholder + "}", value)
+            yield Saved(dataset, path.parent.name, path)
 
 
-def _is_of_numbers(saved: Saved) -> bool:
-    content = json.loads(saved.path.read_text(encoding="utf-8"))
-    return isinstance(content, dict) and all(isinstance(v, NUMBERS) for v in _leaves(content))
+def is_metric(value: object) -> bool:
+    """Whether a value in a file is one that MLflow takes: a number, or a list of numbers."""
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(inner, NUMBERS) for inner in values)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    if isinstance(value, dict):
-        for inner in value.values():
-            yield from _leaves(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _leaves(inner)
-    else:
-        yield value
+def is_of_numbers(saved: Saved) -> bool:
+    """Whether all in a file is of metrics."""
+    content = saved.content()
+    return isinstance(content, dict) and _are_metrics(content)
+
+
+def _are_metrics(content: Mapping[str, Any]) -> bool:
+    values = content.values()
+    return bool(content) and all(
+        _are_metrics(value) if isinstance(value, dict) else is_metric(value) for value in values
+    )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import unified_diff
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from . import textfile
 from .project import Project
-from .refusal import Refusal
+from .refusal import Refusal, reading_yaml
 
 if TYPE_CHECKING:
     from .kedro_viz import Saved
@@ -34,7 +36,14 @@ class Plan:
         return self.project.text(name)
 
     def add(self, files: Mapping[str, bytes]) -> None:
-        """Add files that the project does not have."""
+        """Add files that the project does not have.
+
+        Raises:
+            Refusal: It has one.
+        """
+        for name in files:
+            if self.read(name) is not None:
+                raise Refusal(f"{name} is there, where a new file belongs; move it away.")
         self.files |= files
 
     def edit(self, name: str, change: textfile.Change) -> None:
@@ -49,6 +58,15 @@ class Plan:
         after = textfile.edited(before or b"", change)
         if after != before and (after or before is not None):
             self.files[name] = after
+
+    def yaml(self, name: str) -> Any:
+        """What a YAML file says as it is going to be; None if it says nothing.
+
+        Raises:
+            Refusal: It is not YAML.
+        """
+        with reading_yaml(name):
+            return yaml.safe_load(self.text(name) or "")
 
     def remark(self, text: str) -> None:
         """Say something when it is done."""

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import tomlkit
@@ -37,18 +37,36 @@ class Project:
     @property
     def conf(self) -> str:
         """The folder of its configuration."""
-        return _constant(_value_of(self.settings, "CONF_SOURCE")) or "conf"
+        value = _value_of(self.settings, "CONF_SOURCE")
+        return "conf" if value is None else _folder("CONF_SOURCE", value)
 
     @property
     def base(self) -> str:
         """The folder of the configuration that all environments share."""
+        return (PurePosixPath(self.conf) / self.base_env).as_posix()
+
+    @property
+    def base_env(self) -> str:
+        """The environment of that folder; nothing if it is the configuration's own."""
+        return self._environment("base_env", "base")
+
+    @property
+    def run_env(self) -> str:
+        """The environment of a run that names none; nothing if it is the base only."""
+        return self._environment("default_run_env", "local")
+
+    def _environment(self, name: str, default: str) -> str:
+        """An argument of the config loader; the default is Kedro's for a project without any."""
         arguments = _value_of(self.settings, "CONFIG_LOADER_ARGS")
-        base = "base"
-        if isinstance(arguments, ast.Dict):
-            for key, value in zip(arguments.keys, arguments.values, strict=True):
-                if key and _constant(key) == "base_env":
-                    base = _constant(value) or ""
-        return f"{self.conf}/{base}".rstrip("/")
+        if arguments is None:
+            return default
+        given = arguments if isinstance(arguments, ast.Dict) else ast.Dict([None], [arguments])
+        for key, value in zip(given.keys, given.values, strict=True):
+            if _constant(key) == name:
+                return _folder(f"CONFIG_LOADER_ARGS[{name!r}]", value)
+        if None in given.keys:  # what ** brings, or the whole
+            raise Refusal(_UNREADABLE.format(f"CONFIG_LOADER_ARGS[{name!r}]", "a string"))
+        return ""  # the config loader's own default
 
     @property
     def disabled_plugins(self) -> list[str]:
@@ -79,6 +97,11 @@ class Project:
         """Its files in a folder whose name is so."""
         found = sorted((self.path / folder).rglob(pattern))
         return [path.relative_to(self.path).as_posix() for path in found if path.is_file()]
+
+    def configs(self, folder: str, start: str = "") -> list[str]:
+        """Its files of configuration in a folder whose name begins so."""
+        names = self.files(folder, f"{start}*")
+        return [name for name in names if name.endswith((".yml", ".yaml", ".json"))]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -126,6 +149,22 @@ def find_project(path: Path) -> Project:
         )
     folder = package.relative_to(path).as_posix()
     return _checked(Project(path, document, name, folder, _parsed(package / "settings.py")))
+
+
+_UNREADABLE = (
+    "settings.py gives {} as an expression, which this command does not evaluate; write {} there."
+)
+
+
+def _folder(name: str, value: ast.expr) -> str:
+    """The path, relative to its place, that a setting is given."""
+    text = _constant(value)
+    if text is None:
+        raise Refusal(_UNREADABLE.format(name, "a string"))
+    path = PurePosixPath(text.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise Refusal(f"settings.py: {name} is {text!r}, out of the project; give a folder in it.")
+    return path.as_posix()
 
 
 def strings_in(text: str) -> set[str]:

@@ -13,6 +13,8 @@ from types import ModuleType
 
 import jinja2
 
+from .entries import as_yaml
+
 HERE = Path(__file__).parent
 # In the wheel the template lies beside this file, in a clone where Kedro finds it.
 ROOT = HERE / "template" if (HERE / "template").is_dir() else HERE.parents[1]
@@ -44,9 +46,9 @@ def tracking() -> Callable[[str], ModuleType]:
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """The files in a folder, by their path in it; caches aside."""
+    """The files of text in a folder, by their path in it, with ``\\n`` at line ends; no caches."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
+        path.relative_to(folder).as_posix(): path.read_bytes().replace(b"\r\n", b"\n")
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "__pycache__" not in path.parts
     }
@@ -64,8 +66,7 @@ def mlflow_yml(package: str, given: Mapping[str, str]) -> str:
     """The project's ``mlflow.yml``, with all settings and these values."""
     text = render(PROJECT / "conf/base/mlflow.yml", python_package=package)
     for key, value in given.items():
-        quoted = "'" + value.replace("'", "''") + "'"
-        line = f"{key}: {quoted}"
+        line = f"{key}: {as_yaml(value)}"
         text = re.sub(rf"^# {key}: .*$", lambda _, new=line: new, text, flags=re.M)  # type: ignore[misc]
     return text
 

@@ -6,6 +6,7 @@ from . import template
 from .plan import Plan
 
 FOLDER = "templates"
+OF_PIPELINES = f"{FOLDER}/pipeline"  # its modules are Jinja, which no tool of Python's reads
 
 
 def add(plan: Plan) -> None:

@@ -24,8 +24,8 @@ STAGED = ".kedro-mlflow-metrics.new"  # not yet made; may be deleted
 JOURNAL = ".kedro-mlflow-metrics"  # made; what of it is still here has to be moved
 
 
-class ChangedError(Exception):
-    """A file was changed by others, after the process that was writing it was killed."""
+class UnfinishedError(Exception):
+    """What could not be moved to its place, and why; it waits, and what comes after it."""
 
 
 def write(root: Path, files: Mapping[str, bytes]) -> None:
@@ -33,6 +33,7 @@ def write(root: Path, files: Mapping[str, bytes]) -> None:
 
     Raises:
         OSError: Nothing was written.
+        UnfinishedError: Part of it was written.
     """
     with _guard(root):
         try:
@@ -53,12 +54,16 @@ def finish(root: Path) -> None:
     """Move to their places what is still waiting; delete what was never finished.
 
     Raises:
-        ChangedError: Then that file, and those after it, are left as they are.
+        UnfinishedError: A file was changed by others meanwhile, or can't be written; it and those
+            after it are left as they are.
     """
     journal = root / JOURNAL
     if is_interrupted(root):
         for number, (target, before) in enumerate(json.loads((journal / "moves.json").read_text())):
-            _move(journal / str(number), root / target, before)
+            try:
+                _move(journal / str(number), root / target, before)
+            except OSError as error:
+                raise UnfinishedError(f"{target} can't be written ({error.strerror})") from None
         with suppress(OSError):  # another process that finishes, too, was first
             os.replace(journal, root / STAGED)
     shutil.rmtree(journal, ignore_errors=True)
@@ -118,7 +123,7 @@ def _move(waiting: Path, target: Path, before: str | None) -> None:
     if _digest(target) != before or (before is None and target.exists()):
         if not waiting.exists():  # another process has moved it just now
             return
-        raise ChangedError(target)
+        raise UnfinishedError(f"{target} was changed since")
     with suppress(FileNotFoundError):  # another process was first
         os.replace(waiting, target)
 

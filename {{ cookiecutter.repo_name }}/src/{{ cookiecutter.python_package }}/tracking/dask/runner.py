@@ -87,7 +87,7 @@ class DaskRunner(AbstractRunner):
             dask: Any = import_module("distributed")  # half of its functions have no types
         except ImportError:
             raise DaskError(
-                "Dask is not installed; run `pip install 'dask[distributed]'`."
+                "Dask is not installed; run `pip install distributed`."
             ) from None
         if not self._address:
             options: dict[str, Any] = {"dashboard_address": None, "threads_per_worker": 1}
