@@ -118,7 +118,11 @@ class Process:
             self.popen = None
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()  # which may wait for it, in vain
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -42,14 +43,15 @@ class Cluster:
         )
 
     def __enter__(self) -> Cluster:
-        self.scheduler.start()
-        self.workers.start()
-        self.workers.wait_until(lambda: self.workers.output.count("Registered to:") >= 2)
+        with ExitStack() as starting:
+            starting.enter_context(self.scheduler)
+            starting.enter_context(self.workers)
+            self.workers.wait_until(lambda: self.workers.output.count("Registered to:") >= 2)
+            self.started = starting.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.workers.stop()
-        self.scheduler.stop()
+        self.started.close()
 
 
 @pytest.fixture
