@@ -1,6 +1,6 @@
 # Everything here needs Python 3.10 or later, make and git, and the package index. No more.
 .DEFAULT_GOAL := help
-.PHONY: help adopt keep demo services test slow explore chaos combinations coverage server lint types check test-oldest bench sizes pictures clean env
+.PHONY: help adopt keep demo services test slow test-package explore chaos combinations coverage server lint types check test-oldest bench sizes pictures clean env
 
 PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
@@ -51,6 +51,9 @@ test: env ## Run the fast tests
 
 slow: env ## Run the slow tests
 	$(RUN) pytest -n auto -m slow
+
+test-package: env ## Run the fast tests with tracking/ as a package beside the projects
+	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow"
 
 explore: env ## Run the tests that make up examples, on new ones
 	HYPOTHESIS_PROFILE=explore $(RUN) pytest -n auto -m hypothesis

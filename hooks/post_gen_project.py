@@ -28,16 +28,16 @@ METRICS_ENTRIES = """\
 # What a node returns under this name, a dict of numbers, goes to MLflow. There its keys begin
 # with the name: my_model_metrics.accuracy
 my_model_metrics:
-  type: PACKAGE.tracking.MlflowMetricsDataset
+  type: TRACKING.MlflowMetricsDataset
 
 # The same with a prefix of your own choice: baseline.accuracy
 my_baseline_metrics:
-  type: PACKAGE.tracking.MlflowMetricsDataset
+  type: TRACKING.MlflowMetricsDataset
   prefix: baseline
 
 # A dataset factory: any other name that ends in _metrics is a metrics dataset, too.
 "{name}_metrics":
-  type: PACKAGE.tracking.MlflowMetricsDataset
+  type: TRACKING.MlflowMetricsDataset
 """
 
 # Of the example, whose metrics they name; the first takes the place of the one above.
@@ -46,13 +46,13 @@ EXAMPLE_ENTRIES = """\
 # with the name: my_model_metrics.accuracy. What its metrics mean may be said: which is better, and
 # the limits for `kedro metrics check`.
 my_model_metrics:
-  type: PACKAGE.tracking.MlflowMetricsDataset
+  type: TRACKING.MlflowMetricsDataset
   metrics:
     accuracy: {greater_is_better: true, threshold: 0.9, max_regression: 0.01}
     loss: {greater_is_better: false}
 
 training_metrics:
-  type: PACKAGE.tracking.MlflowMetricsDataset
+  type: TRACKING.MlflowMetricsDataset
   metrics:
     accuracy: {greater_is_better: true}
     loss: {greater_is_better: false}
@@ -63,6 +63,8 @@ EXAMPLE_ONLY = (
     "tests/pipelines",
     "conf/base/parameters_training.yml",
 )
+# tracking/ in the wheel, and what a project requires that does not bundle it.
+MODULE, DISTRIBUTION = "kedro_mlflow_metrics", "kedro-mlflow-metrics"
 # What DaskRunner needs.
 DASK = "distributed>=2024.8"
 NULL = "tag:yaml.org,2002:null"
@@ -75,34 +77,63 @@ def main(project: Path = Path()) -> None:
     has_example = answers["__example"] == "yes"
     for cache in [*project.rglob("__pycache__")]:  # of a template that pip has installed
         shutil.rmtree(cache)
-    wire(project, package, (EXAMPLE_ENTRIES + "\n" if has_example else "") + METRICS_ENTRIES)
+    tracking = MODULE if answers["tracking"] == "package" else f"{package}.tracking"
+    entries = (EXAMPLE_ENTRIES + "\n" if has_example else "") + METRICS_ENTRIES
+    wire(project, package, tracking, entries)
     if not has_example:
         for path in EXAMPLE_ONLY:
             remove(project / path.replace("PACKAGE", package))
         for file in ("requirements.txt", "pyproject.toml"):
-            edit(project / file, lambda text: drop(text, "scikit-learn", "\n"))
-        edit(project / "pyproject.toml", lambda text: drop(text, "sklearn", "\n\n"))
+            edit(project / file, lambda text: drop(text, "scikit-learn>=", "\n"))
+        edit(project / "pyproject.toml", lambda text: drop(text, "sklearn.*", "\n\n"))
     if answers["ci"] == "none":
         remove(project / ".github")
-    if answers["distributed"] == "dask":
-        edit(project / "requirements.txt", lambda text: f"{text}{DASK}\n")
-        edit(project / "pyproject.toml", lambda text: add_dependency(text, DASK))
-    fill_in(project, package)
-
-
-def fill_in(project: Path, package: str) -> None:
-    """Write what Cookiecutter does not render: a name and, from the bundled part, a version."""
-    names = project / "templates/pipeline/cookiecutter.json"
-    edit(names, lambda text: text.replace("PACKAGE", package))
     bundled = (project / "src" / package / "tracking/__init__.py").read_text(encoding="utf-8")
     (version,) = re.findall(r'^__version__ = "(.*)"$', bundled, re.MULTILINE)
     edit(project / "pyproject.toml", lambda text: text.replace("STARTER_VERSION", version))
+    fill_in(project, package, tracking)
+    if answers["distributed"] == "dask":
+        require(project, DASK)
+    if tracking == MODULE:
+        require(project, required(version))
+        remove(project / "src" / package / "tracking")
+        edit(project / "pyproject.toml", without_checks)
 
 
-def add_dependency(text: str, dependency: str) -> str:
-    """The text of the template's ``pyproject.toml`` with a dependency more, the last."""
+def fill_in(project: Path, package: str, tracking: str) -> None:
+    """Write the name of the module that tracks where Cookiecutter does not render."""
+    files = ["templates/pipeline/cookiecutter.json", "templates/airflow/dag.py.j2"]
+    for file in [*files, f"src/{package}/cli.py"]:
+        edit(project / file, lambda text: named(text, tracking))
+
+
+def named(text: str, tracking: str) -> str:
+    """A text of the template with the name of the module that tracks."""
+    text = text.replace("PACKAGE.tracking", tracking)
+    if tracking != MODULE:
+        return text
+    return text.replace("\nfrom .tracking", f"from {tracking}")  # among the imports from elsewhere
+
+
+def without_checks(text: str) -> str:
+    """The text of the template's ``pyproject.toml`` without what is for ``tracking/`` alone."""
+    text = drop(text, "src/*/tracking", "\n")
+    text = drop(text, ".tracking.*", "\n\n")
+    text = text.replace('"D1", ', "").replace('"PL", ', "")
+    return re.sub(r"^ignore = \[\n( .*\n)*\]\n", "", text, count=1, flags=re.MULTILINE)
+
+
+def required(version: str) -> str:
+    """What a project that does not bundle this version requires: it, or a later one like it."""
+    return f"{DISTRIBUTION}~={version.rpartition('.')[0]}"
+
+
+def require(project: Path, dependency: str) -> None:
+    """Add a dependency, the last, to both lists of the template's."""
+    edit(project / "requirements.txt", lambda text: f"{text}{dependency}\n")
     end = '\n]\ndynamic = ["version"]\n'
-    return text.replace(end, f'\n  "{dependency}",{end}', 1)
+    with_it = f'\n  "{dependency}",{end}'
+    edit(project / "pyproject.toml", lambda text: text.replace(end, with_it, 1))
 
 
 def remove(path: Path) -> None:
@@ -113,10 +144,10 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
-def wire(project: Path, package: str, entries: str = METRICS_ENTRIES) -> None:
+def wire(project: Path, package: str, tracking: str, entries: str = METRICS_ENTRIES) -> None:
     """Register the hook and add the metrics datasets; in a wired project, do nothing."""
-    entries = entries.replace("PACKAGE", package)
-    edit(project / "src" / package / "settings.py", lambda text: register_hook(text, package))
+    entries = entries.replace("TRACKING", tracking)
+    edit(project / "src" / package / "settings.py", lambda text: register_hook(text, tracking))
     edit(project / "conf/base/catalog.yml", lambda text: add_entries(text, entries))
 
 
@@ -130,13 +161,13 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
         path.write_bytes(after.replace("\n", newline).encode("utf-8"))
 
 
-def register_hook(text: str, package: str) -> str:
+def register_hook(text: str, tracking: str) -> str:
     """The text of ``settings.py`` with ``MlflowPipelineHook()`` last among its ``HOOKS``."""
     tree = ast.parse(text)
     if any(HOOK in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(tree)):
         return text
     text = extend_setting(text, "HOOKS", f"{HOOK}()")
-    return _add_import(text, f"from {package}.tracking import {HOOK}")
+    return _add_import(text, f"from {tracking} import {HOOK}")
 
 
 def extend_setting(text: str, name: str, item: str) -> str:
@@ -188,7 +219,7 @@ def _add_import(text: str, statement: str) -> str:
     return _insert(text, head[-1].lineno if head else 0, gap + statement)
 
 
-def add_command(text: str) -> str | None:
+def add_command(text: str, tracking: str = ".tracking") -> str | None:
     """The text of a project's own ``cli.py`` with ``kedro metrics`` among its commands.
 
     None if it can't be: its ``cli`` is not seen to be a group of click's, or something of its own
@@ -196,7 +227,7 @@ def add_command(text: str) -> str | None:
     """
     tree = ast.parse(text)
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-    if any((node.module or "").endswith("tracking.cli") for node in imports):
+    if any((node.module or "").endswith(("tracking.cli", f"{MODULE}.cli")) for node in imports):
         return text
     groups = [node for node in tree.body if _defines(node, "cli")]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
@@ -206,7 +237,7 @@ def add_command(text: str) -> str | None:
     if is_taken or not groups or not _is_group(groups[-1]):
         return None
     text = _insert(text, groups[-1].end_lineno or 0, "\n\ncli.add_command(metrics)")
-    return _add_import(text, "from .tracking.cli import metrics")
+    return _add_import(text, f"from {tracking}.cli import metrics")
 
 
 def _defines(node: ast.stmt, name: str) -> bool:
@@ -276,7 +307,10 @@ def add_entries(text: str, entries: str) -> str:
 
 
 def drop(text: str, word: str, between: str) -> str:
-    """The text without those of its parts that have the word; ``between`` separates them."""
+    """The text without those of its parts that have the word; ``between`` separates them.
+
+    The word is one that no answer can have.
+    """
     parts = text.rstrip("\n").split(between)
     return between.join(part for part in parts if word not in part) + "\n"
 

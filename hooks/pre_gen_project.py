@@ -21,9 +21,19 @@ MAX_EXPERIMENT_LENGTH = 500  # MLflow's
 # A package of such a name would hide what the project itself imports or installs, and a folder of
 # such a name would give the project's command that name.
 NEEDED = """
-    build click conf cookiecutter docker fastapi flask git google ipython joblib kedro matplotlib
-    mlflow mypy numpy omegaconf packaging pandas parse pip pluggy pyarrow pydantic pytest python
-    requests rich ruff scikit_learn scipy setuptools sklearn sqlalchemy test tests wheel yaml
+    aiohttp airflow alembic annotated_types antlr4 anyio appdirs arrow asttokens attr attrs
+    binaryornot blinker build cachetools certifi charset_normalizer click cloudpickle comm conf
+    contourpy cookiecutter cryptography cycler dask databricks dateutil debugpy distributed docker
+    dotenv dynaconf executing fastapi filelock flask flask_cors fsspec git gitdb google graphene
+    graphql gunicorn h11 huey identify idna iniconfig ipykernel ipython itsdangerous jedi jinja2
+    joblib jupyter kedro kedro_mlflow_metrics kedro_telemetry kiwisolver locket mako markupsafe
+    matplotlib mlflow mpl_toolkits msgpack mypy narwhals nodeenv numpy omegaconf opentelemetry
+    packaging pandas parse parso partd pathspec pexpect pil pillow pip platformdirs pluggy
+    prettytable prompt_toolkit psutil pyarrow pydantic pydevd_plugins pygments pylab pyparsing
+    pytest python requests rich ruff scikit_learn scipy setuptools six sklearn skops slugify smmap
+    sortedcontainers sqlalchemy sqlparse starlette tblib test tests threadpoolctl tlz toolz tornado
+    traitlets typing_extensions urllib3 uvicorn vendor_licenses virtualenv wcwidth werkzeug wheel
+    yaml yarl zict zipp zmq
 """
 
 
@@ -40,6 +50,7 @@ def refuse(answers: Mapping[str, object]) -> str | None:
         "python_package": _python_package,
         "repo_name": _repo_name,
         "include_example": _include_example,
+        "tracking": _tracking,
         "tracking_uri": _tracking_uri,
         "experiment": _experiment,
         "separator": _separator,
@@ -120,6 +131,12 @@ def _distributed(value: str) -> str | None:
     if value in ("none", "dask"):
         return None
     return f"distributed is {value!r}, which is not 'none' or 'dask'; choose one of them."
+
+
+def _tracking(value: str) -> str | None:
+    if value in ("bundled", "package"):
+        return None
+    return f"tracking is {value!r}, which is not bundled or package; choose one of them."
 
 
 def _ci(value: str) -> str | None:

@@ -238,10 +238,14 @@ def flow_points(yields: int, name: str = "flow_metrics") -> Points:
 
 # Projects
 
+# What tracks in them: bundled, or the package beside this file; `make test-package` says so.
+TRACKING = os.environ.get("TRACKING", "bundled")
+BESIDE = [str(STARTER / "tests" / "package")] if TRACKING == "package" else []
+
 
 def bake(folder: Path, **answers: Any) -> Path:
     """Make a project of the template in a folder, with these answers."""
-    answers = {"project_name": "Lab", **answers}
+    answers = {"project_name": "Lab", "tracking": TRACKING, **answers}
     return Path(
         cookiecutter(str(STARTER), no_input=True, extra_context=answers, output_dir=str(folder))
     )
@@ -299,7 +303,8 @@ class Project:
         return Process(arguments, log, self.path, self.environment(**environment))
 
     def environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.path / "src"), "COLUMNS": "200", **more}
+        path = os.pathsep.join([str(self.path / "src"), *BESIDE])
+        return {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **more}
 
     def kedro(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self.command(KEDRO, *arguments, **options)

@@ -321,6 +321,59 @@ def test_templates_of_the_projects_own_stay(tmp_path: Path) -> None:
     assert (path / "templates/airflow/dag.py.j2").is_file()
 
 
+# As a package
+
+
+def test_as_a_package_the_project_names_it_and_bundles_nothing(shuttle: Adopted) -> None:
+    said = adopt(shuttle.path, "--as-package", "--example")
+
+    found = snapshot(shuttle.path)
+    assert not any("/tracking/" in name for name in found)
+    named = {name for name, text in found.items() if b"kedro_mlflow_metrics" in text}
+    assert named == {
+        "conf/base/catalog.yml",
+        "src/shuttle_price/cli.py",
+        "src/shuttle_price/settings.py",
+        "templates/airflow/dag.py.j2",
+        "templates/pipeline/cookiecutter.json",
+    }
+    assert not [name for name, text in found.items() if b"shuttle_price.tracking" in text]
+    for file in ("requirements.txt", "pyproject.toml"):
+        assert b"kedro-mlflow-metrics~=0." in found[file]
+        assert b'"mlflow' not in found[file]
+    assert "src/shuttle_price/cli.py" in said
+    assert changes(shuttle.path)[0] == []
+    assert adopt(shuttle.path, "--as-package", "--force") == "Nothing to do.\n"
+    assert adopt(shuttle.path, "--force") == "Nothing to do.\n"
+    assert "as a package: upgrade kedro-mlflow-metrics" in refused(shuttle.path, command="update")
+
+
+def test_a_project_as_a_package_runs(tmp_path: Path, store: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    adopt(path, "--as-package")
+    project = Adopted(path, "src", "rockets")
+    shutil.copy(store, project.store)
+    with (path / "conf/base/catalog.yml").open("a") as catalog:
+        catalog.write(SCORES.replace("rockets.tracking", "kedro_mlflow_metrics"))
+    here = os.pathsep.join([str(path / "src"), str(STARTER / "tests/package")])
+
+    project.kedro("run", PYTHONPATH=here)
+
+    assert [run.info.status for run in project.runs()] == ["FINISHED"]
+    shown = project.kedro("metrics", "show", PYTHONPATH=here).stdout
+    assert "candidate.scores.max_error" in shown
+
+
+def test_what_is_bundled_is_not_left_unused(rockets: Adopted) -> None:
+    adopt(rockets.path)
+
+    said = refused(rockets.path, "--as-package", "--force")
+
+    assert (
+        "which --as-package would leave unused; delete it, and write kedro_mlflow_metrics" in said
+    )
+
+
 # What is refused
 
 

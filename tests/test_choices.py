@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from test_generation import DEFAULTS, contents, expected, files, unrendered
 PYTHON = sys.executable
 SERVER = "http://127.0.0.1:5000"
 CHOICES = {
+    "tracking": ["bundled", "package"],
     "include_example": ["yes", "no"],
     "ci": ["none", "github"],
     "distributed": ["none", "dask"],
@@ -27,6 +29,10 @@ FREE = {"project_name", "repo_name", "python_package", "experiment", "kedro_vers
 ALL = [dict(zip(CHOICES, values, strict=True)) for values in itertools.product(*CHOICES.values())]
 
 SLOW = ALL if ALL_COMBINATIONS else [ALL[0], ALL[5], ALL[-6], ALL[-1]]
+HALF = (
+    len(ALL) // 2
+)  # with another value of the first, which changes other parts than the others do
+FAST = [*ALL[:HALF], ALL[HALF], ALL[-1]]
 
 
 def label(answers: dict[str, str]) -> str:
@@ -53,26 +59,34 @@ def test_the_readme_and_the_file_of_answers_have_all_of_them() -> None:
         assert answers[key] in values
 
 
-@pytest.mark.parametrize("answers", ALL, ids=label)
+@pytest.mark.parametrize(
+    "answers",
+    [pytest.param(its, marks=[] if its in FAST else pytest.mark.slow) for its in ALL],
+    ids=label,
+)
 def test_the_files_are_these_and_in_style(
     bake: Callable[..., Path], answers: dict[str, str]
 ) -> None:
     project = bake(**answers)
 
     example, ci = answers["include_example"] == "yes", answers["ci"] == "github"
-    assert files(project) == expected("lab", example=example, ci=ci)
+    bundled = answers["tracking"] == "bundled"
+    assert files(project) == expected("lab", example=example, ci=ci, bundled=bundled)
     assert unrendered(project) == []
     for file in ("requirements.txt", "pyproject.toml"):
         has_dask = "distributed>=" in (project / file).read_text()
         assert has_dask == (answers["distributed"] == "dask")
+        has_package = "kedro-mlflow-metrics~=" in (project / file).read_text()
+        assert has_package == (not bundled)
     for name, text in contents(project).items():
+        assert bundled or b"lab.tracking" not in text, name
         assert not text or text.endswith(b"\n"), name
         assert b"STARTER_VERSION" not in text, name
         assert "tracking" in name or name.endswith(".j2") or b"PACKAGE" not in text, name
     assert json.loads((project / "templates/pipeline/cookiecutter.json").read_text()) == {
         "pipeline_name": "default",
         "kedro_version": "",
-        "_tracking": "lab.tracking",
+        "_tracking": "lab.tracking" if bundled else "kedro_mlflow_metrics",
     }
     Project(project).command(PYTHON, "-m", "ruff", "check")
     Project(project).command(PYTHON, "-m", "ruff", "format", "--check")
@@ -97,18 +111,22 @@ def test_its_checks_are_green_and_a_run_is_finished(
     if answers["tracking_uri"]:
         answers = {**answers, "tracking_uri": server.url}
     project = Project(bake(**answers))
+    bundled = answers["tracking"] == "bundled"
+    beside = "" if bundled else str(STARTER / "tests/package")
+    path = {"PYTHONPATH": os.pathsep.join([str(project.path / "src"), beside])}
     if answers["include_example"] == "no":
-        project.kedro("pipeline", "create", "churn")
+        project.kedro("pipeline", "create", "churn", **path)
     uri = answers["tracking_uri"] or f"sqlite:///{project.store}"
     before = len(runs_of(uri)) if answers["tracking_uri"] else 0
 
-    project.kedro("run")
-    project.kedro("metrics", "check")
+    project.kedro("run", **path)
+    project.kedro("metrics", "check", **path)
 
     runs = runs_of(uri)
     assert len(runs) == before + 1
     assert runs[-1].info.status == "FINISHED"
     name = "my_model_metrics" if answers["include_example"] == "yes" else "churn_metrics"
     assert f"{name}{answers['separator']}accuracy" in runs[-1].data.metrics
-    assert " passed" in project.command(PYTHON, "-m", "pytest", "-q", PYTHONPATH="").stdout
-    project.command(PYTHON, "-m", "mypy", "src", PYTHONPATH="")
+    assert " passed" in project.command(PYTHON, "-m", "pytest", "-q", PYTHONPATH=beside).stdout
+    if bundled:  # else mypy needs what tests/test_wheel.py installs
+        project.command(PYTHON, "-m", "mypy", "src", PYTHONPATH="")

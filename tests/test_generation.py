@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Callable
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
@@ -199,8 +200,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in files(folder)}
 
 
-def expected(package: str, *, example: bool = True, ci: bool = False) -> set[str]:
+def expected(
+    package: str, *, example: bool = True, ci: bool = False, bundled: bool = True
+) -> set[str]:
     names = FILES | (EXAMPLE_FILES if example else set()) | (CI_FILES if ci else set())
+    names = {name for name in names if bundled or "/PACKAGE/tracking/" not in name}
     return {name.replace("PACKAGE", package) for name in names}
 
 
@@ -209,6 +213,42 @@ def load(project: Path, name: str) -> Any:
 
 
 # How a project is made
+
+
+@pytest.mark.parametrize("name", ["Sklearn Tools", "Scikit Learn Demo", "My Tracking"])
+@pytest.mark.parametrize("tracking", ["bundled", "package"])
+def test_a_name_is_not_taken_for_what_is_dropped(
+    bake: Callable[..., Path], name: str, tracking: str
+) -> None:
+    project = bake(project_name=name, include_example="no", tracking=tracking)
+
+    found = tomllib.loads((project / "pyproject.toml").read_text())
+    usual = tomllib.loads((bake(tracking=tracking) / "pyproject.toml").read_text())
+    assert found.keys() == usual.keys()
+    assert found["project"].keys() == usual["project"].keys()
+    assert found["tool"].keys() == usual["tool"].keys()
+    assert len(found["project"]["scripts"]) == 1
+    assert "scikit-learn" not in str(found["project"]["dependencies"])
+
+
+def test_what_kedro_and_mlflow_require_is_no_name_for_a_package() -> None:
+    """The modules of what they require directly, as it is installed here."""
+    modules = {
+        name
+        for name, distributions in packages_distributions().items()
+        if {its.lower() for its in distributions} & required_by("kedro", "mlflow", "distributed")
+        and re.fullmatch("[a-z][a-z0-9_]*[a-z0-9]", name)
+    }
+
+    assert len(modules) > 40
+    assert [
+        name for name in sorted(modules) if not refuse({**ANSWERS, "python_package": name})
+    ] == []
+
+
+def required_by(*names: str) -> set[str]:
+    lines = {line for name in names for line in requires(name) or [] if "extra ==" not in line}
+    return {re.split(r"[^\w.-]", line)[0].lower() for line in lines}
 
 
 def test_with_a_name_nothing_is_asked(starter: Path, tmp_path: Path) -> None:
@@ -455,9 +495,19 @@ REFUSED = {
     "python_package": [
         *["", "1lab", "my lab", "my-lab", "my.lab", "_lab", "lab_", "größe", "lab\n", "../lab"],
         *["class", "None", "match", "json", "test", "email", "kedro", "mlflow", "numpy", "Docker"],
-        *["pytest", "scikit_learn", "tests", "x" * 101],
+        *[
+            "alembic",
+            "dask",
+            "distributed",
+            "kedro_mlflow_metrics",
+            "pytest",
+            "scikit_learn",
+            "tests",
+            "x" * 101,
+        ],
     ],
     "include_example": ["", "maybe", "1", "yes\n", "none"],
+    "tracking": ["", "Bundled", "wheel", "package\n"],
     "tracking_uri": [
         *["mlruns", "./mlruns", "/tmp/mlflow.db", "http://", "://x", "http://a b", "http://a\nb"],
         *["http://a'", "http://{a}", "${oc.env:URI}", "http://\u202ea", "C:\\mlflow.db", " "],
@@ -473,6 +523,7 @@ ACCEPTED = {
     "repo_name": ["lab", "L", "my.lab_2-x", "x" * 100],
     "python_package": ["lab", "L", "my_lab2", "x" * 100, "labs", "kedro_lab"],
     "include_example": ["yes", "No", "TRUE", "false", "y", "N"],
+    "tracking": ["bundled", "package"],
     "tracking_uri": [
         "",
         "databricks",
@@ -574,6 +625,7 @@ def test_what_is_accepted_can_be_parsed_and_is_as_given(**given: str) -> None:
         ("separator", "-"),
         ("ci", "gitlab"),
         ("distributed", "ray"),
+        ("tracking", "wheel"),
     ],
 )
 def test_a_refusal_is_one_sentence_and_leaves_nothing_behind(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -197,3 +199,18 @@ def test_a_forked_worker_gathers_what_a_generator_yields(
 
     assert len(lab.points()["stream_metrics.loss"]) == 20
     assert sum("log-batch" in path for path in proxy.paths) < 10
+
+
+@pytest.mark.parametrize("runner", [SequentialRunner, ParallelRunner])
+def test_points_that_can_not_be_written_at_the_end_fail_the_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, runner: type[SequentialRunner | ParallelRunner]
+) -> None:
+    """Also of a node whose first output, which ends first, is none of metrics."""
+    monkeypatch.setenv("KEDRO_MP_CONTEXT", "fork")
+
+    with pytest.raises(Exception, match="no such table: metrics"):
+        lab.run("two_streams", runner=runner(), params={"store": str(lab.store)})
+
+    with closing(sqlite3.connect(lab.store)) as database, database:
+        database.execute("ALTER TABLE lost RENAME TO metrics")
+    assert [run.info.status for run in lab.runs()] == ["FAILED"]

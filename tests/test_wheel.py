@@ -92,7 +92,8 @@ def test_the_wheel_has_the_template_byte_for_byte(wheel: Path) -> None:
     tracking = snapshot(PACKAGE / "tracking")
     expected |= {f"kedro_mlflow_metrics/{name}": text for name, text in tracking.items()}
     tool = snapshot(STARTER / "src")
-    expected |= {name: text for name, text in tool.items()}
+    expected |= {name: text for name, text in tool.items() if name != "py.typed"}
+    expected["kedro_mlflow_metrics/py.typed"] = b""
 
     with zipfile.ZipFile(wheel) as archive:
         found = {
@@ -119,6 +120,26 @@ def test_its_alias_makes_a_project_without_git_and_network(
     assert snapshot(made) == snapshot(bake())
     assert not [*made.rglob("__pycache__")]
     assert "my_model_metrics.accuracy" in run("kedro", "run", cwd=made)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_project_that_bundles_nothing_runs_and_passes_its_checks(
+    run: Callable[..., str], installed: Path, wheel: Path, bake: Callable[..., Path]
+) -> None:
+    """With all that its requirements.txt names, the wheel from a folder."""
+    made = bake(tracking="package")
+    install = (UV, "pip", "install", "--quiet", "--python", installed / "python")
+    run_command(*install, f"--find-links={wheel.parent}", "-r", "requirements.txt", cwd=made)
+    run_command(*install, "mypy", "pytest", cwd=made)
+
+    assert "my_model_metrics.accuracy" in run("kedro", "run", cwd=made)
+    assert "my_model_metrics.accuracy" in run("kedro", "metrics", "check", cwd=made)
+    assert "0.2." in run("kedro", "metrics", "version", cwd=made)
+    assert " passed" in run("pytest", "-q", cwd=made)
+    run("mypy", "src", cwd=made)
+    run("kedro", "pipeline", "create", "churn", cwd=made)
+    assert "churn_metrics.accuracy" in run("kedro", "run", "--pipelines=churn", cwd=made)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from post_gen_project import METRICS_ENTRIES, add_entries, drop, edit, register_
 SHIPPED = Path(kedro.__file__).parent / "templates/project/{{ cookiecutter.repo_name }}"
 SETTINGS = next(SHIPPED.glob("src/*/settings.py")).read_text()
 CATALOG = (SHIPPED / "conf/base/catalog.yml").read_text()
-ENTRIES = METRICS_ENTRIES.replace("PACKAGE", "lab")
+ENTRIES = METRICS_ENTRIES.replace("TRACKING", "lab.tracking")
 NEW = yaml.safe_load(ENTRIES)
 
 
@@ -50,18 +50,18 @@ def hooks(text: str) -> list[str]:
 
 def assert_registered(before: str) -> None:
     """Exactly one hook more, all lines as they were, and nothing to do the second time."""
-    after = register_hook(before, "lab")
+    after = register_hook(before, "lab.tracking")
 
     assert hooks(after) == [*hooks(before), "MlflowPipelineHook"]
     lines = iter(after.split("\n"))
     assert all(line in lines for line in before.split("\n"))
-    assert register_hook(after, "lab") == after
+    assert register_hook(after, "lab.tracking") == after
 
 
 def test_kedros_settings_have_the_hook_below_the_example_of_it() -> None:
     assert_registered(SETTINGS)
 
-    lines = register_hook(SETTINGS, "lab").splitlines()
+    lines = register_hook(SETTINGS, "lab.tracking").splitlines()
     assert lines[3:5] == ["", "from lab.tracking import MlflowPipelineHook"]
     assert (
         lines[lines.index("# HOOKS = (ProjectHooks(),)") + 1] == "HOOKS = (MlflowPipelineHook(),)"
@@ -139,12 +139,12 @@ def test_the_hook_joins_the_others(start: str, setting: str) -> None:
     ],
 )
 def test_a_registered_hook_is_not_registered_again(text: str) -> None:
-    assert register_hook(text, "lab") == text
+    assert register_hook(text, "lab.tracking") == text
 
 
 def test_the_import_is_not_repeated() -> None:
     before = "from lab.tracking import MlflowMetricsDataset, MlflowPipelineHook\n"
-    assert register_hook(before, "lab") == before + "HOOKS = (MlflowPipelineHook(),)\n"
+    assert register_hook(before, "lab.tracking") == before + "HOOKS = (MlflowPipelineHook(),)\n"
 
 
 # catalog.yml
@@ -261,7 +261,7 @@ def test_an_edited_file_keeps_its_line_ends(tmp_path: Path, newline: str, mark: 
     path = tmp_path / "settings.py"
     path.write_bytes((mark + "# Größe\nHOOKS = ()\n".replace("\n", newline)).encode())
 
-    edit(path, lambda text: register_hook(text, "lab"))
+    edit(path, lambda text: register_hook(text, "lab.tracking"))
 
     lines = path.read_bytes().decode().split(newline)
     assert lines == [
@@ -287,7 +287,7 @@ def test_a_wired_project_is_left_as_it_is(bake: Callable[..., Path]) -> None:
     project = bake()
     before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file()}
 
-    wire(project, "lab")
+    wire(project, "lab", "lab.tracking")
 
     assert {path: path.read_bytes() for path in project.rglob("*") if path.is_file()} == before
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import tomlkit
-import yaml
 
 from . import dependencies, example, kedro_mlflow, kedro_viz, template, templates
-from .conversion import catalogs
+from .catalog import add_entries
 from .plan import Plan
-from .project import PYPROJECT, Project, strings_in
+from .project import PYPROJECT, Project
 from .refusal import Refusal
 
 OURS = "Metrics from Kedro nodes to MLflow"  # what the docstring of tracking/ begins with
@@ -26,6 +24,7 @@ class Options:
 
     example: bool = False
     distributed: str = "none"
+    as_package: bool = False
     from_kedro_mlflow: bool = False
     from_kedro_viz: bool = False
 
@@ -36,9 +35,10 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     Raises:
         Refusal: It can't be done safely.
     """
-    plan = Plan(project)
+    has_package = project.imports(template.wiring().MODULE)
+    plan = Plan(project, as_package=options.as_package or has_package)
     kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
-    is_new = add_tracking(plan)
+    is_new = add_tracking(plan) or (plan.as_package and not has_package)
     add_dependencies(plan, with_example=options.example, distributed=options.distributed)
     plan.edit(".gitignore", ignore)
     if is_new:
@@ -57,11 +57,22 @@ def plan_adoption(project: Project, options: Options) -> Plan:
 
 
 def add_tracking(plan: Plan) -> bool:
-    """The bundled package, as a whole; False if it is there."""
+    """The bundled package, as a whole; False if it is there, or not to be.
+
+    Raises:
+        Refusal: There is another of its name, or it is there and not to be.
+    """
     project = plan.project
     folder = f"{project.package}/tracking"
     ours = template.files_in(template.TRACKING)
     docstring = (project.text(f"{folder}/__init__.py") or "").lstrip("\"'")
+    if plan.as_package:
+        if docstring.startswith(OURS):
+            raise Refusal(
+                f"The project has {folder}, which --as-package would leave unused; delete it, and"
+                f" write {plan.tracking} for {project.name}.tracking in its files, then adopt."
+            )
+        return False
     if (project.path / folder).exists() or project.read(f"{folder}.py") is not None:
         if not docstring.startswith(OURS):
             raise Refusal(
@@ -77,7 +88,7 @@ def add_tracking(plan: Plan) -> bool:
 def add_dependencies(plan: Plan, *, with_example: bool, distributed: str = "none") -> None:
     """What is missing in each list that the project has; it has one afterwards."""
     project = plan.project
-    wanted = template.requirements()
+    wanted = template.requirements(as_package=plan.as_package)
     if not with_example:
         del wanted["scikit-learn"]
     wanted |= {"distributed": template.wiring().DASK} if distributed == "dask" else {}
@@ -123,12 +134,16 @@ def leave_out_of_checks(plan: Plan) -> None:
     """The project's own ruff, mypy and coverage are for its own code."""
     tools = plan.project.pyproject.get("tool", {})
     folder, module = f"{plan.project.package}/tracking", f"{plan.project.name}.tracking.*"
+    as_package = plan.as_package
 
     def change(text: str) -> str:
         document: Any = tomlkit.parse(text)
         if "ruff" in tools:
-            _append(document["tool"]["ruff"], "extend-exclude", folder)
+            if not as_package:
+                _append(document["tool"]["ruff"], "extend-exclude", folder)
             _append(document["tool"]["ruff"], "extend-exclude", templates.OF_PIPELINES)
+        if as_package:
+            return tomlkit.dumps(document)
         if "coverage" in tools:
             coverage = document["tool"]["coverage"]
             is_new = "run" not in coverage
@@ -172,73 +187,33 @@ def add_mlflow_yml(plan: Plan) -> None:
         plan.add({f"{project.base}/mlflow.yml": text.encode()})
 
 
-def add_entries(plan: Plan, entries: str) -> None:
-    """Those of the entries that the project's catalog has not; the pattern, where it is safe."""
-    project = plan.project
-    main = f"{project.base}/catalog.yml"
-    files = list(dict.fromkeys([*catalogs(project, project.base), main]))
-    taken = {name for file in files if file != main for name in _entries_of(plan, file)}
-    in_main = _entries_of(plan, main)
-    parts = []
-    for part in entries.replace("PACKAGE", project.name).strip("\n").split("\n\n"):
-        (name,) = yaml.safe_load(part)
-        if name in taken:
-            continue
-        named = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
-        if named:
-            plan.remark(
-                f"{name!r} was not added to the catalog: the code names {', '.join(named)}, which"
-                " it would make metrics."
-            )
-            continue
-        parts.append(part)
-    if parts:
-        add = template.wiring().add_entries
-        try:
-            plan.edit(main, lambda text: add(text, "\n\n".join(parts) + "\n"))
-        except ValueError as error:
-            raise Refusal(f"{project.base}/{error}") from None
-
-
-def _entries_of(plan: Plan, file: str) -> list[str]:
-    content = plan.yaml(file) or {}
-    if not isinstance(content, dict):
-        raise Refusal(f"{file} is not a mapping of names to datasets; correct it.")
-    return [str(name) for name in content]
-
-
-def _named_in_code(project: Project, name: str, entries: Iterable[str]) -> list[str]:
-    """The names in the project's code that an entry would be for, and that have none."""
-    pattern = re.escape(name).replace(r"\{name\}", r"[\w.]*\w") + r"(@\w+)?"
-    names = {name for text in project.sources.values() for name in strings_in(text)}
-    return sorted({name for name in names if re.fullmatch(pattern, name)} - set(entries))
-
-
 def add_hook(plan: Plan) -> None:
     """The hook, last in ``HOOKS``."""
     register = template.wiring().register_hook
-    name = plan.project.name
-    plan.edit(f"{plan.project.package}/settings.py", lambda text: register(text, name))
+    settings = f"{plan.project.package}/settings.py"
+    plan.edit(settings, lambda text: register(text, plan.tracking))
 
 
 def add_command(plan: Plan) -> None:
     """``kedro metrics``: in a ``cli.py`` that is there beside its commands, else in a new one."""
     file = f"{plan.project.package}/cli.py"
     text = plan.text(file)
-    is_package = plan.project.read(f"{plan.project.package}/cli/__init__.py") is not None
-    if text is None and not is_package:
-        plan.add({file: (template.PACKAGE / "cli.py").read_bytes()})
+    is_folder = plan.project.read(f"{plan.project.package}/cli/__init__.py") is not None
+    module = plan.tracking if plan.as_package else ".tracking"
+    if text is None and not is_folder:
+        ours = (template.PACKAGE / "cli.py").read_bytes()
+        plan.add({file: template.named(ours, plan.tracking)})
         return
     try:
-        changed = None if is_package else template.wiring().add_command(text)
+        changed = None if is_folder else template.wiring().add_command(text, module)
     except SyntaxError as error:
         raise Refusal(f"{file} can't be read ({error}); correct it.") from None
     if changed is None:
         plan.remark(
-            f"{file.removesuffix('.py') if is_package else file} is left as it is: its `cli` is not"
+            f"{file.removesuffix('.py') if is_folder else file} is left as it is: its `cli` is not"
             " seen to be a click group, or has a `metrics` of its own. For the commands of `kedro"
-            f" metrics` add to it, under a name of your choice: from {plan.project.name}.tracking"
-            ".cli import metrics as tracking_metrics; cli.add_command(tracking_metrics,"
+            f" metrics` add to it, under a name of your choice: from {plan.tracking}.cli"
+            " import metrics as tracking_metrics; cli.add_command(tracking_metrics,"
             ' "metrics")'
         )
     else:

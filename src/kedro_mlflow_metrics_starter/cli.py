@@ -36,6 +36,7 @@ def main() -> None:
     default="none",
     help="With what DaskRunner needs.",
 )
+@click.option("--as-package", is_flag=True, help="Depend on the package, and bundle nothing.")
 @click.option("--from-kedro-mlflow", is_flag=True, help="Convert what it has of kedro-mlflow.")
 @click.option(
     "--from-kedro-viz", is_flag=True, help="Convert tracking.MetricsDataset and the like."

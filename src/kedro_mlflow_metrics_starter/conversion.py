@@ -23,7 +23,7 @@ def catalogs(project: Project, folder: str = "") -> list[str]:
 
 def convert_entries(plan: Plan, convert: Convert) -> None:
     """Convert all entries of all environments."""
-    ours = f"{plan.project.name}.tracking.MlflowMetricsDataset"
+    ours = f"{plan.tracking}.MlflowMetricsDataset"
     for name in catalogs(plan.project):
         text = plan.text(name) or ""
         edits = Edits(text)

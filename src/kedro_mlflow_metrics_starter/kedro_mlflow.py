@@ -51,7 +51,7 @@ def check(project: Project, *, converting: bool) -> None:
         Refusal: kedro-mlflow is there, and active, or registered by the project itself.
     """
     settings = f"{project.package}/settings.py"
-    if _imports(project.text(settings) or ""):
+    if project.imports(MODULE):
         raise Refusal(f"{settings} imports {MODULE} itself; take that out, then adopt.")
     if converting or MODULE in project.disabled_plugins:
         return

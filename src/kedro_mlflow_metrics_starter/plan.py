@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from . import textfile
+from . import template, textfile
 from .project import Project
 from .refusal import Refusal, reading_yaml
 
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class Plan:
     """New contents of a project's files, in the order in which they are written, and remarks."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, *, as_package: bool = False) -> None:
         self.project = project
+        self.as_package = as_package  # what tracks is a dependency, and not bundled
+        self.tracking = template.wiring().MODULE if as_package else f"{project.name}.tracking"
         self.files: dict[str, bytes] = {}
         self.remarks: list[str] = []
         self.history: list[Saved] = []

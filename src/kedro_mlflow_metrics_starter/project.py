@@ -76,6 +76,11 @@ class Project:
             [text for node in ast.walk(disabled) if (text := _constant(node))] if disabled else []
         )
 
+    def imports(self, module: str) -> bool:
+        """Whether its ``settings.py`` imports this module, or something of it."""
+        text = self.text(f"{self.package}/settings.py") or ""
+        return bool(re.search(rf"^\s*(from|import)\s+{module}\b", text, re.MULTILINE))
+
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None if there is no such file."""
         path = self.path / name

@@ -54,6 +54,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
     }
 
 
+def named(text: bytes, tracking: str) -> bytes:
+    """A text of the template with the name of the module that tracks."""
+    return str(wiring().named(text.decode(), tracking)).encode()
+
+
 def render(path: Path, **answers: str) -> str:
     """A file of the template as Cookiecutter renders it, with these answers."""
     environment = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined)
@@ -76,9 +81,17 @@ def known_settings() -> set[str]:
     return set(re.findall(r"^(?:# )?(\w+): ", mlflow_yml("", {}), flags=re.M))
 
 
-def requirements() -> dict[str, str]:
-    """The lines of the template's ``requirements.txt``, by the name of what they require."""
+def requirements(*, as_package: bool) -> dict[str, str]:
+    """The lines of the template's ``requirements.txt``, by the name of what they require.
+
+    As a package: what tracks, which requires the rest itself, and what the example does.
+    """
     from .dependencies import name_of
+    from .versions import this_version
 
     lines = (PROJECT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    return {name: line for line in lines if (name := name_of(line))}
+    wanted = {name: line for line in lines if (name := name_of(line))}
+    if as_package:
+        package = {wiring().DISTRIBUTION: str(wiring().required(this_version()))}
+        return package | {"scikit-learn": wanted["scikit-learn"]}
+    return wanted

@@ -10,14 +10,12 @@ OF_PIPELINES = f"{FOLDER}/pipeline"  # its modules are Jinja, which no tool of P
 
 
 def add(plan: Plan) -> None:
-    """Add those that the project has none of its own for, with its package's name."""
+    """Add those that the project has none of its own for; they name the module that tracks."""
     for source in sorted((template.PROJECT / FOLDER).iterdir()):
         target = f"{FOLDER}/{source.name}"
         if source.is_file():
             if not (plan.project.path / target).exists():
                 plan.add({target: source.read_bytes()})
         elif source.name != "__pycache__" and not (plan.project.path / target).exists():
-            package = plan.project.name.encode()
             for name, text in template.files_in(source).items():
-                named = text.replace(b"PACKAGE", package) if name == "cookiecutter.json" else text
-                plan.add({f"{target}/{name}": named})
+                plan.add({f"{target}/{name}": template.named(text, plan.tracking)})

@@ -78,6 +78,11 @@ def _version(project: Project, folder: str) -> tuple[str, Version]:
     text = project.text(f"{folder}/__init__.py") or ""
     said = versions.version_in(text)
     version = versions.parsed(said)
+    if project.imports(template.wiring().MODULE):
+        raise Refusal(
+            f"The project has tracking as a package: upgrade {template.wiring().DISTRIBUTION} where"
+            " it is installed."
+        )
     if not text.lstrip("\"'").startswith(OURS) or said is None or version is None:
         raise Refusal(f"The project has no {folder} of this starter; adopt it first.")
     if version > Version(versions.this_version()):

@@ -34,6 +34,12 @@ class MlflowPipelineHook:
     has, by the identity of that run's catalog (Kedro's run ids are timestamps: two can be equal).
     """
 
+    def __init__(self) -> None:
+        # Kedro shows what is logged at INFO by the project's own package, which this need not be.
+        package = logging.getLogger(__package__)
+        if "." not in package.name and package.level == logging.NOTSET:
+            package.setLevel(logging.INFO)
+
     # Outermost, so that what follows its yield comes last: other hooks may add to the configuration
     # what it is read with (OmegaConf's resolvers, patterns, another loader).
     @hook_impl(wrapper=True, tryfirst=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import CachedDataset
 
 from ..dataset import MlflowMetricsDataset
-from ..delivery.delivery import Delivery, delivery_to
+from ..delivery.delivery import delivery_to
 
 if TYPE_CHECKING:
     from kedro.io import DataCatalog
     from kedro.pipeline.node import Node
+
+    from ..delivery.route import Destination
 
 
 def gather(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
@@ -24,18 +27,28 @@ def gather(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
     """
     if not inspect.isgeneratorfunction(node.func):
         return
-    for name, stream in outputs.items():
-        dataset = catalog.get(name)
-        dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
-        if not isinstance(dataset, MlflowMetricsDataset) or dataset.binding is None:
-            continue
-        if destination := dataset.binding.destination:
-            outputs[name] = _gathered(stream, delivery_to(destination))
+    datasets = [catalog.get(name) for name in outputs]
+    datasets = [its._dataset if isinstance(its, CachedDataset) else its for its in datasets]
+    bindings = [its.binding for its in datasets if isinstance(its, MlflowMetricsDataset)]
+    destinations = {its.destination for its in bindings if its and its.destination}
+    if destinations:
+        gathering = _Gathering(destinations)
+        outputs |= {name: gathering.until_one_ends(stream) for name, stream in outputs.items()}
 
 
-def _gathered(stream: Iterator[Any], delivery: Delivery) -> Iterator[Any]:
-    delivery = delivery.open()
-    try:
-        yield from stream
-    finally:
-        delivery.close()
+class _Gathering:
+    """What gathers while Kedro takes in turn what the streams of one node yield.
+
+    The first that ends is the last that Kedro asks, be it of metrics or not.
+    """
+
+    def __init__(self, destinations: set[Destination]) -> None:
+        self._destinations = destinations
+        self._opened = ExitStack()
+
+    def until_one_ends(self, stream: Iterator[Any]) -> Iterator[Any]:
+        with self._opened:
+            while self._destinations:
+                delivery = delivery_to(self._destinations.pop()).open()
+                self._opened.callback(delivery.close)
+            yield from stream

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def check_code(client: Any, package: str) -> None:
-    """Raise an error if a worker has not the code of the project that is here.
+    """Raise an error if a worker has not the code of a package that is here.
 
     Raises:
         TrackingError: It names the first such worker.
@@ -26,8 +26,9 @@ def check_code(client: Any, package: str) -> None:
             f"has another version of {package!r}" if fingerprint else f"has no package {package!r}"
         )
         raise TrackingError(
-            f"The Dask worker {worker} {has}; install what `kedro package` makes there, or let it"
-            " see the project's folder 'src' (PYTHONPATH), and start it again."
+            f"The Dask worker {worker} {has}; install what `kedro package` makes there, with all"
+            " that it requires, or let it see the project's folder 'src' (PYTHONPATH), and start it"
+            " again."
         )
 
 

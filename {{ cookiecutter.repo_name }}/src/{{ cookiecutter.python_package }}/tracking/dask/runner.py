@@ -71,7 +71,9 @@ class DaskRunner(AbstractRunner):
     ) -> None:
         _check_outputs(pipeline, catalog)
         with self._connected() as self._client:
-            check_code(self._client, str(PACKAGE_NAME))
+            # This package is a part of the project's, or one beside it.
+            for package in dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0])):
+                check_code(self._client, package)
             self._share = _share(pipeline, catalog)
             # Without the hook manager, which can't be sent: a worker makes one.
             super()._run(pipeline=pipeline, catalog=catalog, run_id=run_id)
@@ -86,9 +88,7 @@ class DaskRunner(AbstractRunner):
         try:
             dask: Any = import_module("distributed")  # half of its functions have no types
         except ImportError:
-            raise DaskError(
-                "Dask is not installed; run `pip install distributed`."
-            ) from None
+            raise DaskError("Dask is not installed; run `pip install distributed`.") from None
         if not self._address:
             options: dict[str, Any] = {"dashboard_address": None, "threads_per_worker": 1}
             options["preload"] = QUIET

@@ -1,0 +1,56 @@
+"""The catalog of a project that adopts: the entries that it has not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import yaml
+
+from . import template
+from .conversion import catalogs
+from .plan import Plan
+from .project import Project, strings_in
+from .refusal import Refusal
+
+
+def add_entries(plan: Plan, entries: str) -> None:
+    """Those of the entries that the project's catalog has not; the pattern, where it is safe."""
+    project = plan.project
+    main = f"{project.base}/catalog.yml"
+    files = list(dict.fromkeys([*catalogs(project, project.base), main]))
+    taken = {name for file in files if file != main for name in _entries_of(plan, file)}
+    in_main = _entries_of(plan, main)
+    parts = []
+    for part in entries.replace("TRACKING", plan.tracking).strip("\n").split("\n\n"):
+        (name,) = yaml.safe_load(part)
+        if name in taken:
+            continue
+        named = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
+        if named:
+            plan.remark(
+                f"{name!r} was not added to the catalog: the code names {', '.join(named)}, which"
+                " it would make metrics."
+            )
+            continue
+        parts.append(part)
+    if parts:
+        add = template.wiring().add_entries
+        try:
+            plan.edit(main, lambda text: add(text, "\n\n".join(parts) + "\n"))
+        except ValueError as error:
+            raise Refusal(f"{project.base}/{error}") from None
+
+
+def _entries_of(plan: Plan, file: str) -> list[str]:
+    content = plan.yaml(file) or {}
+    if not isinstance(content, dict):
+        raise Refusal(f"{file} is not a mapping of names to datasets; correct it.")
+    return [str(name) for name in content]
+
+
+def _named_in_code(project: Project, name: str, entries: Iterable[str]) -> list[str]:
+    """The names in the project's code that an entry would be for, and that have none."""
+    pattern = re.escape(name).replace(r"\{name\}", r"[\w.]*\w") + r"(@\w+)?"
+    names = {name for text in project.sources.values() for name in strings_in(text)}
+    return sorted({name for name in names if re.fullmatch(pattern, name)} - set(entries))
