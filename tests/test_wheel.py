@@ -144,6 +144,23 @@ def test_a_project_that_bundles_nothing_runs_and_passes_its_checks(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("module", ["test_points", "test_entries", "test_runs", "test_streams"])
+def test_the_package_passes_the_tests_of_what_is_bundled(module: str) -> None:
+    """`make test-package` runs the others, too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "not slow", f"tests/{module}.py"],
+        cwd=STARTER,
+        env={**os.environ, "TRACKING": "package", "PYTHONPATH": str(STARTER / "tests/package")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_its_command_adopts_as_that_of_a_clone_does(
     run: Callable[..., str], tmp_path: Path
 ) -> None:
