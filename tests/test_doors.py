@@ -192,7 +192,7 @@ def test_the_wheel_run_elsewhere_with_its_conf(project: Project, tmp_path: Path)
     with server:
         synced = project.command(*package, "metrics", "sync", f"--conf-source={there}", **options)
 
-    assert "Synced __default__: " in synced.stdout
+    assert "Synced default " in synced.stdout
     assert len(finished(tmp_path / "server.db")["training_metrics.loss"]) == 2
 
 

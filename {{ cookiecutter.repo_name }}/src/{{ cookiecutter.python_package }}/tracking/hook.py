@@ -47,8 +47,9 @@ class MlflowPipelineHook:
         """Take note of the configuration."""
         result = yield
         register_context(context.config_loader, context.project_path)
-        ipython = sys.modules.get("IPython")
-        if ipython and ipython.get_ipython() and (config := current_config()):
+        # Another thread may be importing IPython just now.
+        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+        if shell and (config := current_config()):
             _set_notebook(config)
         return result
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import CachedDataset
 
 from ..dataset import MlflowMetricsDataset
-from ..delivery.delivery import delivery_to
+from ..delivery.delivery import Delivery, delivery_to
+from ..process.state import process_state
 
 if TYPE_CHECKING:
     from kedro.io import DataCatalog
@@ -44,11 +45,24 @@ class _Gathering:
 
     def __init__(self, destinations: set[Destination]) -> None:
         self._destinations = destinations
+        self._deliveries: list[Delivery] = []
         self._opened = ExitStack()
 
     def until_one_ends(self, stream: Iterator[Any]) -> Iterator[Any]:
         with self._opened:
-            while self._destinations:
-                delivery = delivery_to(self._destinations.pop()).open()
-                self._opened.callback(delivery.close)
+            if not self._deliveries:
+                self._open()
             yield from stream
+
+    def _open(self) -> None:
+        watch = process_state().termination  # a scheduler's SIGTERM may be for workers, too
+        self._opened.callback(watch.stop)
+        watch.start(self._flush)
+        for destination in self._destinations:
+            delivery = delivery_to(destination).open()
+            self._opened.callback(delivery.close)
+            self._deliveries.append(delivery)
+
+    def _flush(self) -> None:
+        for delivery in self._deliveries:
+            delivery.flush()
