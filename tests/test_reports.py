@@ -304,13 +304,32 @@ def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
     assert run.data.metrics["curves_metrics.loss"] == 0.3
 
 
-def test_no_dataset_writes_the_keys_of_best_values(curves: Lab) -> None:
-    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  prefix: "
-    curves.add("base/catalog.yml", entry + "best.curves_metrics\n")
+@pytest.mark.parametrize(
+    "given",
+    [
+        "prefix: best.curves_metrics",
+        "key: best.curves_metrics.loss",
+        "prefix: best.curves_metrics.a",
+    ],
+)
+def test_no_dataset_writes_the_keys_of_best_values(curves: Lab, given: str) -> None:
+    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  "
+    curves.add("base/catalog.yml", entry + given + "\n")
 
-    with pytest.raises(ClickException, match=r"'final_metrics' begin with 'best\.curves_metrics"):
+    with pytest.raises(
+        ClickException, match=r"'final_metrics' begin with 'best\.curves_metrics"
+    ) as (error):
         train(curves, *LOSSES)
+    assert f"give it another '{given.partition(':')[0]}'" in str(error.value)
     assert [run.info.status for run in curves.runs()] == ["FAILED"]
+
+
+def test_a_key_that_only_begins_like_those_of_best_values_is_fine(curves: Lab) -> None:
+    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  "
+    curves.add("base/catalog.yml", entry + "key: best.curves\n")
+
+    with pytest.raises(DatasetError, match=r"'best\.curves' is one, not a mapping"):
+        train(curves, *LOSSES)
 
 
 def test_with_another_separator(curves: Lab) -> None:

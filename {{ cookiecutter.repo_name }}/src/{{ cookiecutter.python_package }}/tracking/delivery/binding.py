@@ -25,3 +25,12 @@ class Binding:
     def start(self) -> str:
         """What every key of the dataset begins with."""
         return self.key or key_prefix(self.prefix, self.separator)
+
+    def has(self, key: str) -> bool:
+        """Whether it is a key of the dataset."""
+        return key == self.key if self.key else key.startswith(self.start)
+
+    @property
+    def what(self) -> str:
+        """Its metrics, for errors."""
+        return f"the metric {self.key!r}" if self.key else f"metrics that begin with {self.start!r}"

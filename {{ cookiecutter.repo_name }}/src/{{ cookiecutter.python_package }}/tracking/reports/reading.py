@@ -17,7 +17,6 @@ from ..delivery.binding import Binding
 from ..delivery.delivery import Delivery
 from ..delivery.route import Destination
 from ..names import best_start
-from ..points import key_prefix
 from ..process.mlflow_globals import active_run
 from ..process.state import process_state
 from .rules import Rule
@@ -62,18 +61,18 @@ def bound_to_read(
     config = current_config() or _project_config()
     if config is None:  # outside of a Kedro project
         return replace(unbound(prefix, run_id), key=key)
-    start = key or key_prefix(prefix, config.separator)
     destination = None if name else _run_at_hand(run_id, config)
+    binding = Binding(prefix, prefix, config.separator, destination, key=key)
     if destination is None:
-        own = [replace(rule, start=start) for rule in rules]
+        own = [replace(rule, start=binding.start) for rule in rules]
         runs = Runs(config, [*own, *catalog_rules(config)] if name else own)
         try:
             with runs.reading():
-                found = runs.find(name).info.run_id if name else runs.last_with(start)
+                found = runs.find(name).info.run_id if name else runs.last_with(binding)
         except NotFoundError as error:
             raise DatasetError(f"The metrics dataset {prefix!r} can't be read: {error}") from None
-        destination = Destination(config.tracking_uri, found)
-    return Binding(prefix, prefix, config.separator, destination, key=key)
+        return replace(binding, destination=Destination(config.tracking_uri, found))
+    return binding
 
 
 def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination | None:
@@ -101,7 +100,8 @@ def points_of(binding: Binding) -> tuple[str, History]:
     for delivery in _deliveries(binding):
         found, run_id = delivery.histories(binding.start), delivery.destination.run_id
         # The best values have keys of their own.
-        keys = [key for key in found if key.removeprefix(best) not in found.keys() - {key}]
+        own = filter(binding.has, found)
+        keys = [key for key in own if key.removeprefix(best) not in found.keys() - {key}]
         if keys:
             return run_id, {key: sorted(found[key], key=lambda point: point[1]) for key in keys}
     return run_id, {}
@@ -117,9 +117,7 @@ def exists(binding: Binding) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    if binding.key:
-        return binding.key in keys
-    return any(key.startswith(binding.start) for key in keys)
+    return any(map(binding.has, keys))
 
 
 def shaped(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:

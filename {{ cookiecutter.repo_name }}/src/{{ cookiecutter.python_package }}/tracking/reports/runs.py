@@ -28,6 +28,8 @@ from .rules import Rule, rule_of, rules_in
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from ..delivery.binding import Binding
+
 # So many runs are asked for where the one before a run is meant: others may run at the same time.
 NEWEST = 5
 FINISHED = "attributes.status = 'FINISHED'"
@@ -104,15 +106,15 @@ class Runs:
         self._first(found, f"no runs within {run.info.run_name} ({run.info.run_id[:8]})")
         return found
 
-    def last_with(self, start: str) -> str:
-        """The id of the last finished run that has keys which begin so."""
-        found = self.store.newest_with(self.experiment, {start}, True)
-        if start not in found:
+    def last_with(self, binding: Binding) -> str:
+        """The id of the last finished run that has a key of a dataset."""
+        found = self.store.newest_with(self.experiment, {"": binding.has}, True)
+        if not found:
             raise NotFoundError(
-                f"no finished run of the experiment {self._config.experiment!r} has metrics that"
-                f" begin with {start!r}; run the pipeline that makes them."
+                f"no finished run of the experiment {self._config.experiment!r} has"
+                f" {binding.what}; run the pipeline that makes them."
             )
-        return found[start]
+        return found[""]
 
     def before(self, run: Run) -> Run | None:
         """The last finished run of the same pipeline that began before this one."""
