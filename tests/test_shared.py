@@ -14,7 +14,10 @@ import pytest
 from faults import Server
 from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.resolved import Resolved, resolve
+from lab.tracking.delivery.route import Destination
 from lab.tracking.names import Tag
 from lab.tracking.store.errors import TrackingError
 from mlflow import MlflowClient
@@ -293,6 +296,34 @@ def test_a_repeated_step_writes_no_point_twice(lab: Lab, runner: Any) -> None:
     (run,) = lab.runs()
     assert run.data.metrics["final_metrics.recall_a"] == 0.875, "the later try's"
     assert run.data.metrics["best.curves_metrics.loss"] == 0.125
+
+
+def test_a_later_try_is_the_latest_also_where_it_returns_to_an_earlier_value(lab: Lab) -> None:
+    run_id = opened(lab)
+
+    for loss in (0.25, 0.125, 0.25, 0.25):
+        lab.run("curves", params={"mlflow_run_id": run_id, "values": [loss]})
+
+    found = all_points(lab.store, run_id)
+    assert found["final_metrics.recall_a"] == [(0, 0.75), (0, 0.875), (0, 0.75)]
+    assert found["curves_metrics.loss"] == [(0, 0.25), (0, 0.125), (0, 0.25)]
+    (run,) = lab.runs()
+    assert run.data.metrics["final_metrics.recall_a"] == 0.75
+
+
+def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> None:
+    uri = f"sqlite:///{lab.store}"
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+
+    for number in range(2):
+        destination = Destination(uri, run_id, is_external=True, may_repeat=True, part=str(number))
+        dataset = MlflowMetricsDataset()
+        dataset.bind(Binding("m", "m", ".", destination))
+        for time, value in enumerate((0.5, 0.5, 0.25), number * 3):
+            dataset.save({"a": {"value": value, "step": 0, "timestamp": time}})
+
+    found = [value for _, value in all_points(lab.store, run_id)["m.a"]]
+    assert found == [0.5, 0.5, 0.25] * 2, "each is new where what was there is not the newest"
 
 
 def test_a_repeated_step_on_a_server(lab: Lab, server: Server) -> None:
