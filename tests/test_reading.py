@@ -9,12 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from faults import Server
 from helpers import KEDRO, Lab, Project, points_in
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.dask.runner import DaskRunner
 from lab.tracking.dataset import MlflowMetricsDataset
 from lab.tracking.delivery.binding import Binding
 from lab.tracking.store.errors import TrackingError
@@ -198,6 +200,66 @@ def test_a_tracking_server_is_read_from_in_parts(lab: Lab, server: Server) -> No
 
     (run,) = [run for run in lab.runs() if run.data.metrics.keys() >= VERDICT.keys()]
     assert points_in(lab.store, run) == VERDICT
+
+
+@pytest.fixture
+def named(lab: Lab) -> Lab:
+    """A run of the name ``shared`` with another score than a node makes; the entry names it."""
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run = client.create_run(client.create_experiment("lab"), run_name="shared")
+    client.log_metric(run.info.run_id, "chain_metrics.score", 0.125)
+    client.log_metric(run.info.run_id, "chain_metrics.loss", 0.3)
+    entry = "{type: lab.tracking.MlflowMetricsDataset, load_args: {run: shared}}"
+    lab.add("base/catalog.yml", f"\nchain_metrics: {entry}\n")
+    return lab
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_that_load_args_name_is_read_in_every_process(named: Lab, runner: type) -> None:
+    """A worker process has no configuration; here it is not within the project either."""
+    named.run("chain", params=PARAMS, runner=runner())
+
+    assert only(named, -1)["verdict_metrics.score"] == [(0, 0.125)]
+
+
+@pytest.mark.slow
+def test_a_run_that_load_args_name_is_read_on_a_cluster(named: Lab) -> None:
+    named.run("chain", params=PARAMS, runner=DaskRunner(max_workers=1))
+
+    assert only(named, -1)["verdict_metrics.score"] == [(0, 0.125)]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_that_is_not_there_is_an_error_of_the_node_that_reads_it(
+    named: Lab, runner: type
+) -> None:
+    client = MlflowClient(f"sqlite:///{named.store}")
+    client.update_run(named.runs()[0].info.run_id, name="another")
+
+    with pytest.raises(DatasetError, match=r"'chain_metrics' can't be read: .* no run 'shared'"):
+        named.run("chain", params=PARAMS, runner=runner())
+
+    assert only(named, -1)["chain_metrics.score"] == [(0, 0.5)]
+
+
+def test_it_is_read_where_nothing_is_tracked(named: Lab) -> None:
+    named.configure(track="never")
+    seen: list[Any] = []
+
+    run_nodes(named, lambda _: [Node(seen.append, "chain_metrics", None, name="use")])
+
+    assert seen[0]["score"] == {"value": 0.125, "step": 0}
+    assert len(named.runs()) == 1
+
+
+def test_outside_of_a_project_no_run_is_found_by_its_name(lab: Lab) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+
+    with (
+        mlflow.start_run(),
+        pytest.raises(DatasetError, match="In which store the MLflow run 'shared' is"),
+    ):
+        MlflowMetricsDataset(prefix="a", load_args={"run": "shared"}).load()
 
 
 @pytest.fixture

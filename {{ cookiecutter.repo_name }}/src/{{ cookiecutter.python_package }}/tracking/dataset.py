@@ -166,19 +166,20 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         run_id, points = reading.points_of(binding)
         if self.key and self.key not in points:
             raise DatasetError(f"There is no metric {self.key!r} in the MLflow run {run_id}.")
-        if not points and binding is not self.binding:
+        if not points and (self.reads_run or binding is not self.binding):
             raise DatasetError(
                 f"No metrics begin with {binding.start!r} in the MLflow run {run_id}."
             )
         return run_id, points, binding.start
 
     def _to_read(self) -> Binding:
-        """As bound; where it is not, or another run is named, to that run."""
-        if self.binding and not self.reads_run:
-            return self.binding
+        """As bound; where it is not, or names a run that the hook has not looked for, to that."""
+        bound = self.binding
+        if bound and (not self.reads_run or bound.sources or bound.no_source):
+            return bound
         from .reports import reading
 
-        prefix = self.binding.prefix if self.binding else self._prefix or ""
+        prefix = bound.prefix if bound else self._prefix or ""
         return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules, self.key)
 
     def _exists(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from ..config import ConfigError
+from ..config import ConfigError, MlflowConfig
 from ..dataset import MlflowMetricsDataset
 from ..names import best_start
 
@@ -161,6 +161,34 @@ def bind_sources(
             logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
         sources = (source,) if name in inputs else (own, source)
         dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))
+
+
+def bind_named(
+    config: MlflowConfig, datasets: Mapping[str, MlflowMetricsDataset], pipeline: Pipeline
+) -> None:
+    """Tell those that nodes load from which MLflow run: the one that their ``load_args`` name.
+
+    A worker process has no configuration to find it with. What is wrong is an error when a node
+    loads the dataset.
+    """
+    loaded = {name for node in pipeline.nodes for name in node.inputs}
+    named = [each for name, each in datasets.items() if each.reads_run and name in loaded]
+    if not named:
+        return
+    from ..delivery.opening import START_SECONDS
+    from ..reports.reading import bound_to_read
+    from ..store.errors import TrackingError
+    from ..store.mlflow_store import store_at
+
+    with store_at(config.tracking_uri).deadline(START_SECONDS):
+        for each in named:
+            assert each.binding
+            given = each.binding.prefix, each.run_id, each.reads_run, each.rules, each.key
+            try:
+                sources = tuple(filter(None, [bound_to_read(*given).destination]))
+                each.bind(replace(each.binding, sources=sources))
+            except (DatasetError, TrackingError) as error:
+                each.bind(replace(each.binding, no_source=str(error)))
 
 
 def _newest_with(wanted: Wanted, run: TrackedRun) -> dict[str, Destination]:

@@ -19,6 +19,7 @@ class Binding:
     sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
     key: str | None = None  # of its only metric
+    no_source: str = ""  # why the run to read from, which ``load_args`` name, was not found
     hint: str = ""  # a sentence about where the entry comes from, for errors
 
     @property

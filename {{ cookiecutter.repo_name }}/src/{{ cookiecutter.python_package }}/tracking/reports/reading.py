@@ -59,6 +59,11 @@ def bound_to_read(
         DatasetError: There is none.
     """
     config = current_config() or _project_config()
+    if config is None and name:
+        raise DatasetError(
+            f"In which store the MLflow run {name!r} is, which the metrics dataset {prefix!r}"
+            " reads, nothing says here; load it within a Kedro project."
+        )
     if config is None:  # outside of a Kedro project
         return replace(unbound(prefix, run_id), key=key)
     destination = None if name else _run_at_hand(run_id, config)
@@ -88,10 +93,13 @@ def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination
 
 def _deliveries(binding: Binding) -> list[Delivery]:
     """The runs to read, the first that has what is wanted; this process may write to one."""
-    if (own := binding.destination) is None:
+    if binding.no_source:
+        raise DatasetError(binding.no_source)
+    runs = [*filter(None, binding.sources or [binding.destination])]
+    if not runs:
         raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
     open_ones: dict[Destination, Delivery] = process_state().deliveries
-    return [open_ones.get(run) or Delivery(run) for run in binding.sources or (own,)]
+    return [open_ones.get(run) or Delivery(run) for run in runs]
 
 
 def points_of(binding: Binding) -> tuple[str, History]:
