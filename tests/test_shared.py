@@ -16,9 +16,11 @@ from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from lab.tracking.dataset import MlflowMetricsDataset
 from lab.tracking.delivery.binding import Binding
+from lab.tracking.delivery.outbox import Outbox, Request, RunEnd
 from lab.tracking.delivery.resolved import Resolved, resolve
 from lab.tracking.delivery.route import Destination
 from lab.tracking.names import Tag
+from lab.tracking.points import Point
 from lab.tracking.store.errors import TrackingError
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -166,6 +168,27 @@ def test_what_can_not_be_closed_is_one_sentence(lab: Lab) -> None:
     assert lab.runs()[0].info.status == "RUNNING"
 
 
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_a_run_that_was_not_opened_is_not_closed(lab: Lab, status: str) -> None:
+    lab.run("everything", node_names=["a"])
+    before = lab.runs()[0].info
+
+    result = metrics(lab, "close", "last", f"--status={status}")
+
+    assert result.exit_code == 1
+    said = f"The MLflow run '{before.run_id}' was not opened by `kedro metrics open`, and ends"
+    assert said in flat(result.output)
+    (run,) = lab.runs()
+    assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
+
+
+def test_closing_may_be_repeated(lab: Lab) -> None:
+    run_id = opened(lab)
+
+    for status in ("FAILED", "FAILED", "FINISHED"):
+        assert closed(lab, run_id, status).info.status == status
+
+
 @pytest.mark.slow
 def test_a_store_that_does_not_answer_opens_nothing(lab: Lab) -> None:
     """In the outbox, on this machine, it would be of no use to others."""
@@ -201,6 +224,17 @@ def test_an_error_is_the_runs_until_it_is_closed_as_finished(lab: Lab) -> None:
     assert (run.info.status, run.data.tags[Tag.ERROR]) == ("RUNNING", "ValueError: no verdict")
     assert closed(lab, run_id, "FAILED").data.tags[Tag.ERROR] == "ValueError: no verdict"
     assert Tag.ERROR not in closed(lab, run_id, "FINISHED").data.tags
+
+
+def test_an_error_that_waits_in_the_outbox_is_mended_too(lab: Lab) -> None:
+    run_id = opened(lab)
+    failed = Request(end=RunEnd("", 1, "ValueError: no verdict"))
+    Outbox(lab.outbox, f"sqlite:///{lab.store}").add(run_id, failed)
+
+    run = closed(lab, run_id, "FINISHED")
+
+    assert run.info.status == "FINISHED"
+    assert Tag.ERROR not in run.data.tags
 
 
 # Ids
@@ -370,9 +404,6 @@ def test_nan_and_infinity_are_not_written_twice_either(lab: Lab) -> None:
 
 
 def test_what_waits_in_the_outbox_is_not_written_twice(lab: Lab) -> None:
-    from lab.tracking.delivery.outbox import Outbox, Request
-    from lab.tracking.points import Point
-
     run_id = opened(lab)
     waiting = [Point("a_metrics.score", 0.5, 0, 1), Point("a_metrics.curve", 0.1, 0, 1)]
     Outbox(lab.outbox, f"sqlite:///{lab.store}").add(run_id, Request(waiting))
