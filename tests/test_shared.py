@@ -488,6 +488,39 @@ def test_a_run_within_another_that_began_in_the_outbox(lab: Lab) -> None:
     assert (child.data.tags[Tag.PARENT_RUN], child.info.status) == (parent, "FINISHED")
 
 
+def test_a_run_within_another_is_named_by_its_name(lab: Lab) -> None:
+    parent = opened(lab, "--name=outer")
+    inner = opened(lab, "--name=inner", f"--params=mlflow_parent_run_id={parent}")
+
+    assert data(lab, "show", "inner")["run"]["run_id"] == inner
+    assert metrics(lab, "close", "inner").exit_code == 0
+
+    assert {run.info.run_name: run.info.status for run in lab.runs()} == {
+        "inner": "FINISHED",
+        "outer": "RUNNING",
+    }
+
+
+def test_after_a_sweep_a_run_is_compared_with_the_one_before_it(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.run("curves", params={"values": [0.5]})
+    (before,) = lab.runs()
+    parent = opened(lab, "--pipeline=curves")
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    tags = {Tag.PARENT_RUN: parent, Tag.PIPELINE: "curves"}
+    for _ in range(6):
+        run_id = client.create_run(before.info.experiment_id, tags=tags).info.run_id
+        client.log_metric(run_id, "final_metrics.size", 7)
+        client.set_terminated(run_id)
+    closed(lab, parent, "FINISHED")
+    capsys.readouterr()
+
+    lab.run("curves", params={"values": [0.25]})
+
+    assert f"since {before.info.run_id[:8]}" in capsys.readouterr().out
+
+
 def test_a_run_around_others_is_no_run_to_compare_with(lab: Lab) -> None:
     lab.run("curves", params={"values": [0.5]})
     (before,) = lab.runs()
