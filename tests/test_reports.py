@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from click import ClickException
-from helpers import KEDRO, STARTER, Lab, Project, data, metrics, points_in
+from helpers import KEDRO, STARTER, Lab, Project, data, flat, metrics, points_in
 from jsonschema import Draft202012Validator
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
@@ -682,6 +682,17 @@ def test_output_into_a_file(curves: Lab, tmp_path: Path) -> None:
         assert "curves" in text
     metrics(curves, "show", "--output", str(tmp_path / "out"))
     assert "curves_metrics.loss" in (tmp_path / "out").read_text()
+
+
+def test_output_where_no_file_can_be_is_one_sentence(curves: Lab, tmp_path: Path) -> None:
+    train(curves, *LOSSES)
+
+    result = metrics(curves, "show", "--output", str(tmp_path / "none" / "out"))
+
+    assert result.exit_code == 1
+    said = "none/out can't be written (No such file or directory); give --output a file in a folder"
+    assert said in flat(result.output)
+    assert not (tmp_path / "none").exists()
 
 
 def schema(command: str) -> dict[str, Any]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..store.queries import History
 
 
-def unbound(prefix: str, run_id: str | None) -> Binding:
+def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
     """To a run without the hook: the one named here, else the active one, of the project's store.
 
     Raises:
@@ -38,10 +38,11 @@ def unbound(prefix: str, run_id: str | None) -> Binding:
     destination = _run_at_hand(run_id, config)
     if destination is None:
         raise DatasetError(
-            f"The metrics dataset {prefix or '(without a prefix)'!r} has no MLflow run;"
+            f"The metrics dataset {_name(prefix, key)!r} has no MLflow run;"
             " use it in a pipeline or inside `with mlflow.start_run():`, or give it a 'run_id'."
         )
-    return Binding(prefix, prefix, config.separator if config else ".", destination)
+    separator = config.separator if config else "."
+    return Binding(_name(prefix, key), prefix, separator, destination, key=key)
 
 
 def bound_to_read(
@@ -61,13 +62,13 @@ def bound_to_read(
     config = current_config() or _project_config()
     if config is None and name:
         raise DatasetError(
-            f"In which store the MLflow run {name!r} is, which the metrics dataset {prefix!r}"
-            " reads, nothing says here; load it within a Kedro project."
+            f"In which store the MLflow run {name!r} is, which the metrics dataset"
+            f" {_name(prefix, key)!r} reads, nothing says here; load it within a Kedro project."
         )
     if config is None:  # outside of a Kedro project
-        return replace(unbound(prefix, run_id), key=key)
+        return unbound(prefix, run_id, key)
     destination = None if name else _run_at_hand(run_id, config)
-    binding = Binding(prefix, prefix, config.separator, destination, key=key)
+    binding = Binding(_name(prefix, key), prefix, config.separator, destination, key=key)
     if destination is None:
         own = [replace(rule, start=binding.start) for rule in rules]
         runs = Runs(config, [*own, *catalog_rules(config)] if name else own)
@@ -75,9 +76,15 @@ def bound_to_read(
             with runs.reading():
                 found = runs.find(name).info.run_id if name else runs.last_with(binding)
         except NotFoundError as error:
-            raise DatasetError(f"The metrics dataset {prefix!r} can't be read: {error}") from None
+            what = f"The metrics dataset {binding.name!r} can't be read"
+            raise DatasetError(f"{what}: {error}") from None
         return replace(binding, destination=Destination(config.tracking_uri, found))
     return binding
+
+
+def _name(prefix: str, key: str | None) -> str:
+    """What to call a dataset that no pipeline has named."""
+    return prefix or key or "(without a prefix)"
 
 
 def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination | None:
