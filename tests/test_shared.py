@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 from faults import Server
-from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in
+from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in, wait_until
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery import opening, shared
 from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd
 from lab.tracking.delivery.resolved import Resolved, resolve
@@ -212,6 +214,25 @@ def test_the_same_key_is_the_same_run_while_it_is_running(lab: Lab) -> None:
     assert opened(lab, "--key=nightly 'x' 2026") != first
 
 
+def test_two_that_open_with_one_key_at_once_get_one_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second opens its run when the first has looked for one, and has not made its own."""
+    create, others = opening.create, list[str]()
+
+    def create_later(*arguments: Any) -> Run:
+        monkeypatch.setattr(shared, "create", create)
+        others.append(opened(lab, "--key=nightly"))
+        began = lab.runs()[0].info.start_time
+        wait_until(lambda: time.time_ns() // 1_000_000 > began)  # MLflow's times are milliseconds
+        return create(*arguments)
+
+    monkeypatch.setattr(shared, "create", create_later)
+    first = opened(lab, "--key=nightly")
+
+    assert [first] == others == [run.info.run_id for run in lab.runs()]
+
+
 def test_an_error_is_the_runs_until_it_is_closed_as_finished(lab: Lab) -> None:
     """A step that ends well does not know whether the one that failed has been repeated."""
     run_id = opened(lab)
@@ -353,8 +374,8 @@ def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> No
         destination = Destination(uri, run_id, is_external=True, may_repeat=True, part=str(number))
         dataset = MlflowMetricsDataset()
         dataset.bind(Binding("m", "m", ".", destination))
-        for time, value in enumerate((0.5, 0.5, 0.25), number * 3):
-            dataset.save({"a": {"value": value, "step": 0, "timestamp": time}})
+        for stamp, value in enumerate((0.5, 0.5, 0.25), number * 3):
+            dataset.save({"a": {"value": value, "step": 0, "timestamp": stamp}})
 
     found = [value for _, value in all_points(lab.store, run_id)["m.a"]]
     assert found == [0.5, 0.5, 0.25] * 2, "each is new where what was there is not the newest"

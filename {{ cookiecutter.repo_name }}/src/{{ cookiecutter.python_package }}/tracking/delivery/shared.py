@@ -55,10 +55,15 @@ def open_shared(
         TrackingError: The store can't be used, or has no such parent.
     """
     with _open(config) as store:
-        if key and (found := _running(store, config.experiment, key)):
-            return found
+        if found := _running(store, config.experiment, key):
+            return found[0]
         new, resolved = _new(config, pipeline, name, key, dict(runtime_params or {}))
-        return str(create(new, store, resolved).info.run_id)
+        run_id = str(create(new, store, resolved).info.run_id)
+        # MLflow has no request that searches and creates: another process may have been as fast.
+        first = next(iter(_running(store, config.experiment, key)), run_id)
+        if first != run_id:
+            store.call(lambda client: client.delete_run(run_id))
+        return first
 
 
 def close_shared(config: MlflowConfig, run_id: str, status: str) -> Run:
@@ -95,11 +100,18 @@ def _open(config: MlflowConfig) -> Iterator[MlflowStore]:
     process_state().end_tracking(user)
 
 
-def _running(store: MlflowStore, experiment: str, key: str) -> str | None:
+def _running(store: MlflowStore, experiment: str, key: str) -> list[str]:
+    """The ids of the runs that were opened with this key, the oldest first."""
+    if not key:
+        return []
     # By status alone: see _close_dead_runs.
     search, within = "attributes.status = 'RUNNING'", store.experiment_id(experiment)
-    runs = store.search_runs(search, within, MOST_RUNNING)
-    return next((run.info.run_id for run in runs if run.data.tags.get(Tag.SHARED) == key), None)
+    runs = [
+        run.info
+        for run in store.search_runs(search, within, MOST_RUNNING)
+        if run.data.tags.get(Tag.SHARED) == key
+    ]
+    return [info.run_id for info in sorted(runs, key=lambda info: (info.start_time, info.run_id))]
 
 
 def _new(
