@@ -34,6 +34,7 @@ ALIASES = {
     "Steps",
     "StrMap",
     "T",
+    "Wanted",
     "logger",
 }
 MOST_LINES = {"module": 250, "function": 40, "class": 200}

@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from faults import Server
 from helpers import KEDRO, Lab, Project, points_in
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.dask.runner import DaskRunner
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery.binding import Binding
 from lab.tracking.store.errors import TrackingError
 from lab.tracking.store.mlflow_store import store_at
 from mlflow import MlflowClient
@@ -198,6 +202,106 @@ def test_a_tracking_server_is_read_from_in_parts(lab: Lab, server: Server) -> No
     assert points_in(lab.store, run) == VERDICT
 
 
+@pytest.fixture
+def named(lab: Lab) -> Lab:
+    """A run of the name ``shared`` with another score than a node makes; the entry names it."""
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run = client.create_run(client.create_experiment("lab"), run_name="shared")
+    client.log_metric(run.info.run_id, "chain_metrics.score", 0.125)
+    client.log_metric(run.info.run_id, "chain_metrics.loss", 0.3)
+    entry = "{type: lab.tracking.MlflowMetricsDataset, load_args: {run: shared}}"
+    lab.add("base/catalog.yml", f"\nchain_metrics: {entry}\n")
+    return lab
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_that_load_args_name_is_read_in_every_process(named: Lab, runner: type) -> None:
+    """A worker process has no configuration; here it is not within the project either."""
+    named.run("chain", params=PARAMS, runner=runner())
+
+    assert only(named, -1)["verdict_metrics.score"] == [(0, 0.125)]
+
+
+@pytest.mark.slow
+def test_a_run_that_load_args_name_is_read_on_a_cluster(named: Lab) -> None:
+    named.run("chain", params=PARAMS, runner=DaskRunner(max_workers=1))
+
+    assert only(named, -1)["verdict_metrics.score"] == [(0, 0.125)]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_a_run_that_is_not_there_is_an_error_of_the_node_that_reads_it(
+    named: Lab, runner: type
+) -> None:
+    client = MlflowClient(f"sqlite:///{named.store}")
+    client.update_run(named.runs()[0].info.run_id, name="another")
+
+    with pytest.raises(DatasetError, match=r"'chain_metrics' can't be read: .* no run 'shared'"):
+        named.run("chain", params=PARAMS, runner=runner())
+
+    assert only(named, -1)["chain_metrics.score"] == [(0, 0.5)]
+
+
+def test_it_is_read_where_nothing_is_tracked(named: Lab) -> None:
+    named.configure(track="never")
+    seen: list[Any] = []
+
+    run_nodes(named, lambda _: [Node(seen.append, "chain_metrics", None, name="use")])
+
+    assert seen[0]["score"] == {"value": 0.125, "step": 0}
+    assert len(named.runs()) == 1
+
+
+def test_outside_of_a_project_no_run_is_found_by_its_name(lab: Lab) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+
+    with (
+        mlflow.start_run(),
+        pytest.raises(DatasetError, match="In which store the MLflow run 'shared' is"),
+    ):
+        MlflowMetricsDataset(prefix="a", load_args={"run": "shared"}).load()
+
+
+@pytest.fixture
+def keyed(lab: Lab) -> Lab:
+    """A run that has the metric ``loss``, and a newer one that has only ``loss_val``."""
+    entry = "{{type: lab.tracking.MlflowMetricsDataset, key: {}}}\n"
+    for name, key in (("one_metric", "loss"), ("longer_metric", "loss_val")):
+        lab.add("base/catalog.yml", f"\n{name}: {entry.format(key)}")
+    both = Node(lambda: [0.5, 0.25], None, ["one_metric", "longer_metric"])
+    run_nodes(lab, lambda _: [both])
+    run_nodes(lab, lambda _: [Node(lambda: 0.75, None, "longer_metric")])
+    return lab
+
+
+def test_of_a_dataset_with_a_key_that_key_alone_is_read(keyed: Lab) -> None:
+    both = keyed.runs()[0].info.run_id
+    seen: list[Any] = []
+
+    run_nodes(keyed, lambda _: [Node(seen.append, "one_metric", None, name="use")])
+    catalog = keyed.context().catalog
+
+    assert seen == [{"value": 0.5, "step": 0}] == [catalog.load("one_metric")]
+    assert catalog.exists("one_metric")
+    dataset = catalog["one_metric"]
+    assert isinstance(dataset, MlflowMetricsDataset)
+    preview: Any = dataset.preview()
+    assert [curve["name"] for curve in preview["data"]] == ["loss"]
+    read = MlflowMetricsDataset(key="loss", load_args={"run": both, "as": "frame"}).load()
+    assert [*read["key"]] == ["loss"]
+
+
+def test_a_key_that_no_run_has_is_an_error(keyed: Lab) -> None:
+    keyed.add("base/catalog.yml", "part: {type: lab.tracking.MlflowMetricsDataset, key: los}\n")
+
+    with pytest.raises(TrackingError, match=r"MLflow runs .* has the metric 'los'; run the nodes"):
+        run_nodes(keyed, lambda _: [Node(print, "part", None, name="use")])
+
+    assert not keyed.context().catalog.exists("part")
+    with pytest.raises(DatasetError, match=r"no finished run .* has the metric 'los'; run the pip"):
+        keyed.context().catalog.load("part")
+
+
 def fill(store: Path, experiment: str, number: int) -> None:
     """Runs with ten metrics and two tags each, all of which have ended."""
     runs = [(uuid.uuid4().hex, 1000 + row) for row in range(number)]
@@ -232,9 +336,13 @@ def test_one_of_9_000_runs_is_found(lab: Lab) -> None:
         )
     store = store_at(f"sqlite:///{lab.store}")
 
-    found = store.newest_with(experiment, {"chain_metrics.", "none_metrics."}, False)
+    found = store.newest_with(
+        experiment,
+        {name: Binding(name, name, ".", None).has for name in ("chain_metrics", "none_metrics")},
+        False,
+    )
 
-    assert found == {"chain_metrics.": oldest}
+    assert found == {"chain_metrics": oldest}
 
 
 def test_runs_in_more_experiments_than_mlflow_gives_at_once(lab: Lab) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 from click import ClickException
-from helpers import KEDRO, STARTER, Lab, Project, data, metrics, points_in
+from helpers import KEDRO, STARTER, Lab, Project, data, flat, metrics, points_in
 from jsonschema import Draft202012Validator
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
@@ -304,13 +304,32 @@ def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
     assert run.data.metrics["curves_metrics.loss"] == 0.3
 
 
-def test_no_dataset_writes_the_keys_of_best_values(curves: Lab) -> None:
-    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  prefix: "
-    curves.add("base/catalog.yml", entry + "best.curves_metrics\n")
+@pytest.mark.parametrize(
+    "given",
+    [
+        "prefix: best.curves_metrics",
+        "key: best.curves_metrics.loss",
+        "prefix: best.curves_metrics.a",
+    ],
+)
+def test_no_dataset_writes_the_keys_of_best_values(curves: Lab, given: str) -> None:
+    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  "
+    curves.add("base/catalog.yml", entry + given + "\n")
 
-    with pytest.raises(ClickException, match=r"'final_metrics' begin with 'best\.curves_metrics"):
+    with pytest.raises(
+        ClickException, match=r"'final_metrics' begin with 'best\.curves_metrics"
+    ) as (error):
         train(curves, *LOSSES)
+    assert f"give it another '{given.partition(':')[0]}'" in str(error.value)
     assert [run.info.status for run in curves.runs()] == ["FAILED"]
+
+
+def test_a_key_that_only_begins_like_those_of_best_values_is_fine(curves: Lab) -> None:
+    entry = "final_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  "
+    curves.add("base/catalog.yml", entry + "key: best.curves\n")
+
+    with pytest.raises(DatasetError, match=r"'best\.curves' is one, not a mapping"):
+        train(curves, *LOSSES)
 
 
 def test_with_another_separator(curves: Lab) -> None:
@@ -663,6 +682,17 @@ def test_output_into_a_file(curves: Lab, tmp_path: Path) -> None:
         assert "curves" in text
     metrics(curves, "show", "--output", str(tmp_path / "out"))
     assert "curves_metrics.loss" in (tmp_path / "out").read_text()
+
+
+def test_output_where_no_file_can_be_is_one_sentence(curves: Lab, tmp_path: Path) -> None:
+    train(curves, *LOSSES)
+
+    result = metrics(curves, "show", "--output", str(tmp_path / "none" / "out"))
+
+    assert result.exit_code == 1
+    said = "none/out can't be written (No such file or directory); give --output a file in a folder"
+    assert said in flat(result.output)
+    assert not (tmp_path / "none").exists()
 
 
 def schema(command: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,10 +13,16 @@ from typing import Any
 
 import pytest
 from faults import Server
-from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in
+from helpers import KEDRO, Lab, Project, data, flat, metrics, points_in, wait_until
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.delivery import opening, shared
+from lab.tracking.delivery.binding import Binding
+from lab.tracking.delivery.outbox import Outbox, Request, RunEnd
 from lab.tracking.delivery.resolved import Resolved, resolve
+from lab.tracking.delivery.route import Destination
 from lab.tracking.names import Tag
+from lab.tracking.points import Point
 from lab.tracking.store.errors import TrackingError
 from mlflow import MlflowClient
 from mlflow.entities import Run
@@ -163,6 +170,27 @@ def test_what_can_not_be_closed_is_one_sentence(lab: Lab) -> None:
     assert lab.runs()[0].info.status == "RUNNING"
 
 
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_a_run_that_was_not_opened_is_not_closed(lab: Lab, status: str) -> None:
+    lab.run("everything", node_names=["a"])
+    before = lab.runs()[0].info
+
+    result = metrics(lab, "close", "last", f"--status={status}")
+
+    assert result.exit_code == 1
+    said = f"The MLflow run '{before.run_id}' was not opened by `kedro metrics open`, and ends"
+    assert said in flat(result.output)
+    (run,) = lab.runs()
+    assert (run.info.status, run.info.end_time) == (before.status, before.end_time)
+
+
+def test_closing_may_be_repeated(lab: Lab) -> None:
+    run_id = opened(lab)
+
+    for status in ("FAILED", "FAILED", "FINISHED"):
+        assert closed(lab, run_id, status).info.status == status
+
+
 @pytest.mark.slow
 def test_a_store_that_does_not_answer_opens_nothing(lab: Lab) -> None:
     """In the outbox, on this machine, it would be of no use to others."""
@@ -186,6 +214,25 @@ def test_the_same_key_is_the_same_run_while_it_is_running(lab: Lab) -> None:
     assert opened(lab, "--key=nightly 'x' 2026") != first
 
 
+def test_two_that_open_with_one_key_at_once_get_one_run(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second opens its run when the first has looked for one, and has not made its own."""
+    create, others = opening.create, list[str]()
+
+    def create_later(*arguments: Any) -> Run:
+        monkeypatch.setattr(shared, "create", create)
+        others.append(opened(lab, "--key=nightly"))
+        began = lab.runs()[0].info.start_time
+        wait_until(lambda: time.time_ns() // 1_000_000 > began)  # MLflow's times are milliseconds
+        return create(*arguments)
+
+    monkeypatch.setattr(shared, "create", create_later)
+    first = opened(lab, "--key=nightly")
+
+    assert [first] == others == [run.info.run_id for run in lab.runs()]
+
+
 def test_an_error_is_the_runs_until_it_is_closed_as_finished(lab: Lab) -> None:
     """A step that ends well does not know whether the one that failed has been repeated."""
     run_id = opened(lab)
@@ -198,6 +245,17 @@ def test_an_error_is_the_runs_until_it_is_closed_as_finished(lab: Lab) -> None:
     assert (run.info.status, run.data.tags[Tag.ERROR]) == ("RUNNING", "ValueError: no verdict")
     assert closed(lab, run_id, "FAILED").data.tags[Tag.ERROR] == "ValueError: no verdict"
     assert Tag.ERROR not in closed(lab, run_id, "FINISHED").data.tags
+
+
+def test_an_error_that_waits_in_the_outbox_is_mended_too(lab: Lab) -> None:
+    run_id = opened(lab)
+    failed = Request(end=RunEnd("", 1, "ValueError: no verdict"))
+    Outbox(lab.outbox, f"sqlite:///{lab.store}").add(run_id, failed)
+
+    run = closed(lab, run_id, "FINISHED")
+
+    assert run.info.status == "FINISHED"
+    assert Tag.ERROR not in run.data.tags
 
 
 # Ids
@@ -295,6 +353,34 @@ def test_a_repeated_step_writes_no_point_twice(lab: Lab, runner: Any) -> None:
     assert run.data.metrics["best.curves_metrics.loss"] == 0.125
 
 
+def test_a_later_try_is_the_latest_also_where_it_returns_to_an_earlier_value(lab: Lab) -> None:
+    run_id = opened(lab)
+
+    for loss in (0.25, 0.125, 0.25, 0.25):
+        lab.run("curves", params={"mlflow_run_id": run_id, "values": [loss]})
+
+    found = all_points(lab.store, run_id)
+    assert found["final_metrics.recall_a"] == [(0, 0.75), (0, 0.875), (0, 0.75)]
+    assert found["curves_metrics.loss"] == [(0, 0.25), (0, 0.125), (0, 0.25)]
+    (run,) = lab.runs()
+    assert run.data.metrics["final_metrics.recall_a"] == 0.75
+
+
+def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> None:
+    uri = f"sqlite:///{lab.store}"
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+
+    for number in range(2):
+        destination = Destination(uri, run_id, is_external=True, may_repeat=True, part=str(number))
+        dataset = MlflowMetricsDataset()
+        dataset.bind(Binding("m", "m", ".", destination))
+        for stamp, value in enumerate((0.5, 0.5, 0.25), number * 3):
+            dataset.save({"a": {"value": value, "step": 0, "timestamp": stamp}})
+
+    found = [value for _, value in all_points(lab.store, run_id)["m.a"]]
+    assert found == [0.5, 0.5, 0.25] * 2, "each is new where what was there is not the newest"
+
+
 def test_a_repeated_step_on_a_server(lab: Lab, server: Server) -> None:
     lab.configure(tracking_uri=server.url)
     run_id = opened(lab)
@@ -339,9 +425,6 @@ def test_nan_and_infinity_are_not_written_twice_either(lab: Lab) -> None:
 
 
 def test_what_waits_in_the_outbox_is_not_written_twice(lab: Lab) -> None:
-    from lab.tracking.delivery.outbox import Outbox, Request
-    from lab.tracking.points import Point
-
     run_id = opened(lab)
     waiting = [Point("a_metrics.score", 0.5, 0, 1), Point("a_metrics.curve", 0.1, 0, 1)]
     Outbox(lab.outbox, f"sqlite:///{lab.store}").add(run_id, Request(waiting))
@@ -424,6 +507,39 @@ def test_a_run_within_another_that_began_in_the_outbox(lab: Lab) -> None:
 
     child = next(run for run in lab.runs() if run.info.run_id != parent)
     assert (child.data.tags[Tag.PARENT_RUN], child.info.status) == (parent, "FINISHED")
+
+
+def test_a_run_within_another_is_named_by_its_name(lab: Lab) -> None:
+    parent = opened(lab, "--name=outer")
+    inner = opened(lab, "--name=inner", f"--params=mlflow_parent_run_id={parent}")
+
+    assert data(lab, "show", "inner")["run"]["run_id"] == inner
+    assert metrics(lab, "close", "inner").exit_code == 0
+
+    assert {run.info.run_name: run.info.status for run in lab.runs()} == {
+        "inner": "FINISHED",
+        "outer": "RUNNING",
+    }
+
+
+def test_after_a_sweep_a_run_is_compared_with_the_one_before_it(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lab.run("curves", params={"values": [0.5]})
+    (before,) = lab.runs()
+    parent = opened(lab, "--pipeline=curves")
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    tags = {Tag.PARENT_RUN: parent, Tag.PIPELINE: "curves"}
+    for _ in range(6):
+        run_id = client.create_run(before.info.experiment_id, tags=tags).info.run_id
+        client.log_metric(run_id, "final_metrics.size", 7)
+        client.set_terminated(run_id)
+    closed(lab, parent, "FINISHED")
+    capsys.readouterr()
+
+    lab.run("curves", params={"values": [0.25]})
+
+    assert f"since {before.info.run_id[:8]}" in capsys.readouterr().out
 
 
 def test_a_run_around_others_is_no_run_to_compare_with(lab: Lab) -> None:

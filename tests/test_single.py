@@ -50,6 +50,31 @@ def test_a_mapping_of_names_is_refused(lab: Lab) -> None:
     assert lab.runs()[0].data.metrics == {}
 
 
+def test_messages_have_the_key_where_no_pipeline_has_named_the_dataset(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = MlflowMetricsDataset(key="precision@10")
+
+    assert "precision_10" in str(dataset)
+    with pytest.raises(DatasetError, match="The metrics dataset 'precision_10' has no MLflow run"):
+        dataset.save(0.5)  # type: ignore[arg-type]
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    with mlflow.start_run():
+        with pytest.raises(DatasetError, match="Nothing of 'precision_10' was written"):
+            dataset.save("x")  # type: ignore[arg-type]
+        dataset.save(0.5)  # type: ignore[arg-type]
+
+    assert "not allow the metric name 'precision@10' of 'precision_10'; the key is" in caplog.text
+    assert lab.points() == {"precision_10": [(0, 0.5)]}
+
+
+def test_that_no_run_can_be_read_has_the_key(lab: Lab) -> None:
+    lab.add("base/catalog.yml", "loss:\n  type: lab.tracking.MlflowMetricsDataset\n  key: v.loss\n")
+
+    with pytest.raises(DatasetError, match=r"The metrics dataset 'v\.loss' can't be read: The exp"):
+        lab.context().catalog.load("loss")
+
+
 @pytest.mark.parametrize("more", [{"prefix": "a"}, {"metrics": {}}])
 def test_what_a_key_leaves_no_place_for_is_refused(more: Any) -> None:
     with pytest.raises(ValueError, match="neither 'prefix' nor 'metrics'"):

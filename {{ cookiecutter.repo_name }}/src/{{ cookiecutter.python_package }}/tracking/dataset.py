@@ -85,7 +85,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
             self.rules = rules.parse_rules(metrics or {})
             self.reads_run, self._as_frame = rules.parse_load_args(load_args or {})
         self.metadata = metadata
-        self.key = allowed_name(key) if key else None
+        self.key, self._given_key = allowed_name(key) if key else None, key
         self.prefix = prefix = "" if key else prefix
         self.run_id = run_id or None
         self.membership: Membership | None = None  # a worker that unpickles it joins the run
@@ -113,7 +113,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         """
         binding = self.binding or self._unbound()
         try:
-            found = parse(data if self.key is None else {self.key: data}, binding.separator)
+            found = parse({self._given_key: data} if self.key else data, binding.separator)
             metrics = by_key(found, binding.prefix, binding.separator)
             if self.key and [*metrics] != [self.key]:
                 raise PointsError(f"The metric {self.key!r} is one, not a mapping of names.")
@@ -166,19 +166,20 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         run_id, points = reading.points_of(binding)
         if self.key and self.key not in points:
             raise DatasetError(f"There is no metric {self.key!r} in the MLflow run {run_id}.")
-        if not points and binding is not self.binding:
+        if not points and (self.reads_run or binding is not self.binding):
             raise DatasetError(
                 f"No metrics begin with {binding.start!r} in the MLflow run {run_id}."
             )
         return run_id, points, binding.start
 
     def _to_read(self) -> Binding:
-        """As bound; where it is not, or another run is named, to that run."""
-        if self.binding and not self.reads_run:
-            return self.binding
+        """As bound; where it is not, or names a run that the hook has not looked for, to that."""
+        bound = self.binding
+        if bound and (not self.reads_run or bound.sources or bound.no_source):
+            return bound
         from .reports import reading
 
-        prefix = self.binding.prefix if self.binding else self._prefix or ""
+        prefix = bound.prefix if bound else self._prefix or ""
         return reading.bound_to_read(prefix, self.run_id, self.reads_run, self.rules, self.key)
 
     def _exists(self) -> bool:
@@ -191,12 +192,12 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     def _describe(self) -> dict[str, Any]:
         prefix = self.binding.prefix if self.binding else self._prefix
-        return {"prefix": prefix, "run_id": self.run_id}
+        return {"prefix": prefix, "key": self.key, "run_id": self.run_id}
 
     def _unbound(self) -> Binding:
         from .reports.reading import unbound
 
-        return unbound(self._prefix or "", self.run_id)
+        return unbound(self._prefix or "", self.run_id, self.key)
 
     def _warn_about(
         self, metrics: Mapping[str, Points], binding: Binding, delivery: Delivery

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
-from .binding.datasets import bind, bind_sources, metrics_datasets, rules_of
+from .binding.datasets import bind, bind_named, bind_sources, metrics_datasets, rules_of
 from .config import ConfigError, MlflowConfig, current_config, register_context
 
 if TYPE_CHECKING:
@@ -136,6 +136,7 @@ class MlflowPipelineHook:
         if config.track == "never" or (config.track == "auto" and not datasets):
             if datasets:
                 bind(datasets, config.separator, None, catalog)
+                bind_named(config, datasets, pipeline)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
@@ -149,6 +150,7 @@ class MlflowPipelineHook:
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
         bindings = bind(datasets, config.separator, run, catalog)
+        bind_named(config, datasets, pipeline)
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from ..config import ConfigError
+from ..config import ConfigError, MlflowConfig
 from ..dataset import MlflowMetricsDataset
 from ..names import best_start
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..delivery.route import Destination
     from ..reports.rules import Rule
     from ..run import TrackedRun
+    from ..store.queries import Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -65,16 +66,16 @@ def bind(
         hint = _hint(catalog, name)
         bindings[name] = Binding(name, prefix, separator, destination, key=dataset.key, hint=hint)
     for name, dataset in datasets.items():
-        start = bindings[name].start
+        own = bindings[name]
         overlapping = tuple(
             other
             for other, binding in bindings.items()
             if other != name
             and datasets[other].run_id == dataset.run_id
-            and (start.startswith(binding.start) or binding.start.startswith(start))
+            and (own.has(binding.start) or binding.has(own.start))
         )
         _check_best(name, bindings, {each for each in datasets if datasets[each].rules})
-        bindings[name] = replace(bindings[name], overlapping=overlapping)
+        bindings[name] = replace(own, overlapping=overlapping)
         dataset.bind(bindings[name])
         dataset.membership = run.membership() if run else None
     return bindings
@@ -87,10 +88,14 @@ def _check_best(name: str, bindings: Mapping[str, Binding], with_rules: Set[str]
     if not binding.start.startswith(best):
         return
     of = binding.start.removeprefix(best)
-    if others := sorted(each for each in with_rules if bindings[each].start.startswith(of)):
+    others = [each for each in sorted(with_rules) if bindings[each].has(of)]
+    if not binding.key:
+        others += [each for each in sorted(with_rules) if bindings[each].start.startswith(of)]
+    if others:
         raise ConfigError(
             f"The keys of the metrics dataset {name!r} begin with {binding.start!r}, as those of"
-            f" the best values of {others[0]!r} do; give it another 'prefix'."
+            f" the best values of {others[0]!r} do; give it another"
+            f" {'key' if binding.key else 'prefix'!r}."
         )
 
 
@@ -134,11 +139,11 @@ def bind_sources(
     from ..store.errors import TrackingError
     from ..store.queries import MOST_SEARCHED
 
-    starts = {bindings[name].start for name, dataset in datasets.items() if not dataset.run_id}
-    newest = _newest_with(starts, run) if starts else {}
+    wanted = {name: bindings[name].has for name, each in datasets.items() if not each.run_id}
+    newest = _newest_with(wanted, run) if wanted else {}
     for name, dataset in datasets.items():
         binding = bindings[name]
-        own, source = binding.destination, newest.get(binding.start)
+        own, source = binding.destination, newest.get(name)
         if dataset.run_id:  # that run, and no other
             source = own if dataset.exists() else None
         if name in inputs and source is None:
@@ -148,9 +153,9 @@ def bind_sources(
                     f"the MLflow run {dataset.run_id}, which the catalog names, does not have"
                 )
             raise TrackingError(
-                f"{name!r} is an input of this pipeline, and {searched} metrics that begin with"
-                f" {binding.start!r}; run the nodes that make it, too, or give its entry in the"
-                f" catalog the 'run_id' of a run that has it.{binding.hint}"
+                f"{name!r} is an input of this pipeline, and {searched} {binding.what}; run the"
+                " nodes that make it, too, or give its entry in the catalog the 'run_id' of a run"
+                f" that has it.{binding.hint}"
             )
         if source and source != own:
             logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
@@ -158,8 +163,36 @@ def bind_sources(
         dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))
 
 
-def _newest_with(starts: Collection[str], run: TrackedRun) -> dict[str, Destination]:
-    """By what keys begin with, the run to read them from.
+def bind_named(
+    config: MlflowConfig, datasets: Mapping[str, MlflowMetricsDataset], pipeline: Pipeline
+) -> None:
+    """Tell those that nodes load from which MLflow run: the one that their ``load_args`` name.
+
+    A worker process has no configuration to find it with. What is wrong is an error when a node
+    loads the dataset.
+    """
+    loaded = {name for node in pipeline.nodes for name in node.inputs}
+    named = [each for name, each in datasets.items() if each.reads_run and name in loaded]
+    if not named:
+        return
+    from ..delivery.opening import START_SECONDS
+    from ..reports.reading import bound_to_read
+    from ..store.errors import TrackingError
+    from ..store.mlflow_store import store_at
+
+    with store_at(config.tracking_uri).deadline(START_SECONDS):
+        for each in named:
+            assert each.binding
+            given = each.binding.prefix, each.run_id, each.reads_run, each.rules, each.key
+            try:
+                sources = tuple(filter(None, [bound_to_read(*given).destination]))
+                each.bind(replace(each.binding, sources=sources))
+            except (DatasetError, TrackingError) as error:
+                each.bind(replace(each.binding, no_source=str(error)))
+
+
+def _newest_with(wanted: Wanted, run: TrackedRun) -> dict[str, Destination]:
+    """By dataset, the run to read it from.
 
     It is the current run where it has them already, else the newest of its experiment that has.
     """
@@ -169,9 +202,11 @@ def _newest_with(starts: Collection[str], run: TrackedRun) -> dict[str, Destinat
     from ..store.errors import as_tracking_error
     from ..store.mlflow_store import store_at
 
-    own = {start for start in starts if any(k.startswith(start) for k in run.run.data.metrics)}
+    keys = run.run.data.metrics
+    own = {name for name, is_wanted in wanted.items() if any(map(is_wanted, keys))}
+    missing = {name: wanted[name] for name in wanted.keys() - own}
     store = store_at(run.destination.tracking_uri)
     with as_tracking_error(store.uri):
-        found = store.newest_with(run.run.info.experiment_id, set(starts) - own, False)
-    others = {start: Destination(store.uri, run_id) for start, run_id in found.items()}
+        found = store.newest_with(run.run.info.experiment_id, missing, False)
+    others = {name: Destination(store.uri, run_id) for name, run_id in found.items()}
     return others | dict.fromkeys(own, run.destination)

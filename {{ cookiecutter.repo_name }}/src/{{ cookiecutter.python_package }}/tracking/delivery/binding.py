@@ -19,9 +19,19 @@ class Binding:
     sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
     key: str | None = None  # of its only metric
+    no_source: str = ""  # why the run to read from, which ``load_args`` name, was not found
     hint: str = ""  # a sentence about where the entry comes from, for errors
 
     @property
     def start(self) -> str:
         """What every key of the dataset begins with."""
         return self.key or key_prefix(self.prefix, self.separator)
+
+    def has(self, key: str) -> bool:
+        """Whether it is a key of the dataset."""
+        return key == self.key if self.key else key.startswith(self.start)
+
+    @property
+    def what(self) -> str:
+        """Its metrics, for errors."""
+        return f"the metric {self.key!r}" if self.key else f"metrics that begin with {self.start!r}"

@@ -22,33 +22,50 @@ class Earlier:
     def __init__(self, route: Route) -> None:
         self._route = route
         self._keys: set[str] | None = None  # that the run had
-        self._points: dict[str, set[tuple[int, float]]] = {}  # of those of its keys that were asked
+        # Of those of its keys that were asked, by step, the newest values: some have equal times.
+        self._newest: dict[str, dict[int, set[float]]] = {}
         self._lock = threading.Lock()
 
     def without(self, metrics: Metrics, steps: Steps) -> tuple[Metrics, Steps]:
-        """The metrics without the points, (step, value), that the run had."""
-        with self._lock:
-            known = self._known(metrics)
+        """The metrics without the points whose value the run had as the newest of their step.
+
+        What is written at a step is the newest there, and so is all that follows it.
+        """
         found, left = dict(metrics), dict(steps)
-        for key, there in known.items():
-            rows = zip(metrics[key].values, steps[key], strict=True)
-            is_new = [(step, _comparable(value)) not in there for value, step in rows]
-            found[key], left[key] = _only(metrics[key], is_new), list(compress(steps[key], is_new))
+        with self._lock:
+            for key, newest in self._known(metrics).items():
+                is_new = []
+                for value, step in zip(metrics[key].values, steps[key], strict=True):
+                    is_new.append(_comparable(value) not in newest.get(step, ()))
+                    if is_new[-1]:
+                        newest.pop(step, None)
+                found[key] = _only(metrics[key], is_new)
+                left[key] = list(compress(steps[key], is_new))
         return found, left
 
-    def _known(self, keys: Iterable[str]) -> dict[str, set[tuple[int, float]]]:
+    def _known(self, keys: Iterable[str]) -> dict[str, dict[int, set[float]]]:
         """By key, what the run had; in an outage, of what is known so far."""
         try:
             if self._keys is None:
                 found = set(self._route.last_steps())
                 self._keys = found if self._route.breaker.error is None else None
-            for key in (self._keys or set()).intersection(keys) - self._points.keys():
-                points = self._route.histories(key).get(key, ())
-                self._points[key] = {(step, value) for _, step, value in points}
+            for key in (self._keys or set()).intersection(keys) - self._newest.keys():
+                self._newest[key] = _newest(self._route.histories(key).get(key, ()))
         except StoreUnavailableError:
             if self._route.destination.outbox is None:
                 raise
-        return {key: self._points[key] for key in keys if key in self._points}
+        return {key: self._newest[key] for key in keys if key in self._newest}
+
+
+def _newest(points: Iterable[tuple[int, int, float]]) -> dict[int, set[float]]:
+    """By step, the values of the latest time; the points are in the order of time."""
+    times: dict[int, int] = {}
+    found: dict[int, set[float]] = {}
+    for time, step, value in points:
+        if times.get(step) != time:
+            times[step], found[step] = time, set()
+        found[step].add(value)
+    return found
 
 
 def _comparable(value: float) -> float:

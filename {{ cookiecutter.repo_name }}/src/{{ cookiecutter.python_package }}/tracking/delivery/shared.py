@@ -19,7 +19,7 @@ from ..names import Tag
 from ..process.mlflow_globals import user_environment
 from ..process.state import process_state
 from ..provenance import run_name, run_tags, user_tags
-from ..store.errors import START
+from ..store.errors import START, TrackingError
 from ..store.mlflow_store import MlflowStore, store_at
 from .opening import NewRun, create, tracking
 from .outbox import RunEnd, choose_outbox, tell_what_waits
@@ -55,10 +55,15 @@ def open_shared(
         TrackingError: The store can't be used, or has no such parent.
     """
     with _open(config) as store:
-        if key and (found := _running(store, config.experiment, key)):
-            return found
+        if found := _running(store, config.experiment, key):
+            return found[0]
         new, resolved = _new(config, pipeline, name, key, dict(runtime_params or {}))
-        return str(create(new, store, resolved).info.run_id)
+        run_id = str(create(new, store, resolved).info.run_id)
+        # MLflow has no request that searches and creates: another process may have been as fast.
+        first = next(iter(_running(store, config.experiment, key)), run_id)
+        if first != run_id:
+            store.call(lambda client: client.delete_run(run_id))
+        return first
 
 
 def close_shared(config: MlflowConfig, run_id: str, status: str) -> Run:
@@ -66,13 +71,20 @@ def close_shared(config: MlflowConfig, run_id: str, status: str) -> Run:
 
     What this machine's outbox has of it is sent before. A run that FINISHED has no error any more:
     the step that failed has been repeated.
+
+    Raises:
+        TrackingError: The store can't be used, or ``open_shared`` has not opened the run.
     """
     with _open(config) as store:
-        tags = store.get_run(run_id, "this command").data.tags
+        if Tag.SHARED not in store.get_run(run_id, "this command").data.tags:
+            raise TrackingError(
+                f"The MLflow run {run_id!r} was not opened by `kedro metrics open`, and ends with"
+                " the Kedro run that has opened it; name a run that was."
+            )
         outbox = choose_outbox(config.outbox, config.project_path, store.uri)
         route = Route(Destination(store.uri, run_id, outbox, is_external=True))
-        is_mended = status == "FINISHED" and Tag.ERROR in tags
-        end = RunEnd(status, time.time_ns() // 1_000_000, is_mended=is_mended)
+        # Also where the run has no error yet: one may wait in the outbox.
+        end = RunEnd(status, time.time_ns() // 1_000_000, is_mended=status == "FINISHED")
         route.end(end, hasty=False)
         if outbox and (number := route.count_waiting()) is not None:
             what = f"{number} points of it wait"
@@ -88,11 +100,18 @@ def _open(config: MlflowConfig) -> Iterator[MlflowStore]:
     process_state().end_tracking(user)
 
 
-def _running(store: MlflowStore, experiment: str, key: str) -> str | None:
+def _running(store: MlflowStore, experiment: str, key: str) -> list[str]:
+    """The ids of the runs that were opened with this key, the oldest first."""
+    if not key:
+        return []
     # By status alone: see _close_dead_runs.
     search, within = "attributes.status = 'RUNNING'", store.experiment_id(experiment)
-    runs = store.search_runs(search, within, MOST_RUNNING)
-    return next((run.info.run_id for run in runs if run.data.tags.get(Tag.SHARED) == key), None)
+    runs = [
+        run.info
+        for run in store.search_runs(search, within, MOST_RUNNING)
+        if run.data.tags.get(Tag.SHARED) == key
+    ]
+    return [info.run_id for info in sorted(runs, key=lambda info: (info.start_time, info.run_id))]
 
 
 def _new(

@@ -93,10 +93,16 @@ class Form:
             return
         else:
             text = sheet.text()
-        if self.output:
-            self.output.write_text(text + "\n", encoding="utf-8")
-        else:
+        if self.output is None:
             click.echo(text)
+            return
+        try:
+            self.output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(
+                f"{self.output} can't be written ({error.strerror}); give --output a file in a"
+                " folder that is there and can be written."
+            ) from None
 
 
 def printed(command: Callable[..., None]) -> Callable[..., None]:

@@ -17,7 +17,6 @@ from ..delivery.binding import Binding
 from ..delivery.delivery import Delivery
 from ..delivery.route import Destination
 from ..names import best_start
-from ..points import key_prefix
 from ..process.mlflow_globals import active_run
 from ..process.state import process_state
 from .rules import Rule
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from ..store.queries import History
 
 
-def unbound(prefix: str, run_id: str | None) -> Binding:
+def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
     """To a run without the hook: the one named here, else the active one, of the project's store.
 
     Raises:
@@ -39,10 +38,11 @@ def unbound(prefix: str, run_id: str | None) -> Binding:
     destination = _run_at_hand(run_id, config)
     if destination is None:
         raise DatasetError(
-            f"The metrics dataset {prefix or '(without a prefix)'!r} has no MLflow run;"
+            f"The metrics dataset {_name(prefix, key)!r} has no MLflow run;"
             " use it in a pipeline or inside `with mlflow.start_run():`, or give it a 'run_id'."
         )
-    return Binding(prefix, prefix, config.separator if config else ".", destination)
+    separator = config.separator if config else "."
+    return Binding(_name(prefix, key), prefix, separator, destination, key=key)
 
 
 def bound_to_read(
@@ -60,20 +60,31 @@ def bound_to_read(
         DatasetError: There is none.
     """
     config = current_config() or _project_config()
+    if config is None and name:
+        raise DatasetError(
+            f"In which store the MLflow run {name!r} is, which the metrics dataset"
+            f" {_name(prefix, key)!r} reads, nothing says here; load it within a Kedro project."
+        )
     if config is None:  # outside of a Kedro project
-        return replace(unbound(prefix, run_id), key=key)
-    start = key or key_prefix(prefix, config.separator)
+        return unbound(prefix, run_id, key)
     destination = None if name else _run_at_hand(run_id, config)
+    binding = Binding(_name(prefix, key), prefix, config.separator, destination, key=key)
     if destination is None:
-        own = [replace(rule, start=start) for rule in rules]
+        own = [replace(rule, start=binding.start) for rule in rules]
         runs = Runs(config, [*own, *catalog_rules(config)] if name else own)
         try:
             with runs.reading():
-                found = runs.find(name).info.run_id if name else runs.last_with(start)
+                found = runs.find(name).info.run_id if name else runs.last_with(binding)
         except NotFoundError as error:
-            raise DatasetError(f"The metrics dataset {prefix!r} can't be read: {error}") from None
-        destination = Destination(config.tracking_uri, found)
-    return Binding(prefix, prefix, config.separator, destination, key=key)
+            what = f"The metrics dataset {binding.name!r} can't be read"
+            raise DatasetError(f"{what}: {error}") from None
+        return replace(binding, destination=Destination(config.tracking_uri, found))
+    return binding
+
+
+def _name(prefix: str, key: str | None) -> str:
+    """What to call a dataset that no pipeline has named."""
+    return prefix or key or "(without a prefix)"
 
 
 def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination | None:
@@ -89,10 +100,13 @@ def _run_at_hand(run_id: str | None, config: MlflowConfig | None) -> Destination
 
 def _deliveries(binding: Binding) -> list[Delivery]:
     """The runs to read, the first that has what is wanted; this process may write to one."""
-    if (own := binding.destination) is None:
+    if binding.no_source:
+        raise DatasetError(binding.no_source)
+    runs = [*filter(None, binding.sources or [binding.destination])]
+    if not runs:
         raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
     open_ones: dict[Destination, Delivery] = process_state().deliveries
-    return [open_ones.get(run) or Delivery(run) for run in binding.sources or (own,)]
+    return [open_ones.get(run) or Delivery(run) for run in runs]
 
 
 def points_of(binding: Binding) -> tuple[str, History]:
@@ -101,7 +115,8 @@ def points_of(binding: Binding) -> tuple[str, History]:
     for delivery in _deliveries(binding):
         found, run_id = delivery.histories(binding.start), delivery.destination.run_id
         # The best values have keys of their own.
-        keys = [key for key in found if key.removeprefix(best) not in found.keys() - {key}]
+        own = filter(binding.has, found)
+        keys = [key for key in own if key.removeprefix(best) not in found.keys() - {key}]
         if keys:
             return run_id, {key: sorted(found[key], key=lambda point: point[1]) for key in keys}
     return run_id, {}
@@ -117,9 +132,7 @@ def exists(binding: Binding) -> bool:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
-    if binding.key:
-        return binding.key in keys
-    return any(key.startswith(binding.start) for key in keys)
+    return any(map(binding.has, keys))
 
 
 def shaped(points: list[tuple[int, int, float]]) -> dict[str, Any] | list[dict[str, Any]]:

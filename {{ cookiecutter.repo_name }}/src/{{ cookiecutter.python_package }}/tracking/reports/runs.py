@@ -28,6 +28,8 @@ from .rules import Rule, rule_of, rules_in
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from ..delivery.binding import Binding
+
 # So many runs are asked for where the one before a run is meant: others may run at the same time.
 NEWEST = 5
 FINISHED = "attributes.status = 'FINISHED'"
@@ -87,7 +89,8 @@ class Runs:
             found = self.store.search_runs(search, self.experiment, 2)
         if len(found) > 1:
             raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
-        found = found or self._search(f"attributes.run_name = {_quoted(name)}")
+        by_name = f"attributes.run_name = {_quoted(name)}"
+        found = found or self.store.search_runs(by_name, self.experiment, 1)
         return self._first(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
@@ -104,22 +107,19 @@ class Runs:
         self._first(found, f"no runs within {run.info.run_name} ({run.info.run_id[:8]})")
         return found
 
-    def last_with(self, start: str) -> str:
-        """The id of the last finished run that has keys which begin so."""
-        found = self.store.newest_with(self.experiment, {start}, True)
-        if start not in found:
+    def last_with(self, binding: Binding) -> str:
+        """The id of the last finished run that has a key of a dataset."""
+        found = self.store.newest_with(self.experiment, {"": binding.has}, True)
+        if not found:
             raise NotFoundError(
-                f"no finished run of the experiment {self._config.experiment!r} has metrics that"
-                f" begin with {start!r}; run the pipeline that makes them."
+                f"no finished run of the experiment {self._config.experiment!r} has"
+                f" {binding.what}; run the pipeline that makes them."
             )
-        return found[start]
+        return found[""]
 
     def before(self, run: Run) -> Run | None:
         """The last finished run of the same pipeline that began before this one."""
-        search = f"{FINISHED} and {_of_pipeline(run)}"
-        search += f" and attributes.start_time < {run.info.start_time}"
-        # The run around those of a sweep has none.
-        return next((each for each in self._search(search, NEWEST) if each.data.metrics), None)
+        return _finished_before(self.store, run)
 
     def values(self, run: Run) -> dict[str, Value]:
         """What a run has, by key."""
@@ -197,7 +197,7 @@ def catalog_rules(config: MlflowConfig) -> list[Rule]:
 
 
 def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]:
-    """A run as it is now, and the finished one of its pipeline before it: one request for both."""
+    """A run as it is now, and the finished one of its pipeline before it: mostly one request."""
     search = f"{_of_pipeline(run)} and attributes.start_time <= {run.info.start_time}"
     search += " and attributes.status != 'FAILED' and attributes.status != 'KILLED'"
     found = store.search_runs(search, run.info.experiment_id, NEWEST)
@@ -210,7 +210,20 @@ def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]
         and Tag.PARENT_RUN not in each.data.tags
         and each.data.metrics
     )
-    return now, next(earlier, None)
+    previous = next(earlier, None)
+    # Those of a sweep may be all that was found; they themselves make no second request each.
+    if previous is None and len(found) == NEWEST and Tag.PARENT_RUN not in run.data.tags:
+        previous = _finished_before(store, run)
+    return now, previous
+
+
+def _finished_before(store: MlflowStore, run: Run) -> Run | None:
+    search = f"{FINISHED} and {_of_pipeline(run)}"
+    search += f" and attributes.start_time < {run.info.start_time}"
+    within = run.info.experiment_id
+    found = store.call(lambda client: top_level_runs(client, search, within, NEWEST, NEWEST_FIRST))
+    # The run around those of a sweep has none.
+    return next((each for each in found if each.data.metrics), None)
 
 
 def _of_pipeline(run: Run) -> str:

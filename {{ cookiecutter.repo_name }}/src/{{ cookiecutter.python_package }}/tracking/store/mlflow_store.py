@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -206,9 +206,9 @@ class MlflowStore:
         """All points of all keys of the run that begin with ``start``."""
         return self.call(lambda client: queries.histories(client, run_id, start))
 
-    def newest_with(self, experiment: str, starts: Collection[str], finished: bool) -> StrMap:
-        """By what keys begin with, the newest (finished) run of the experiment that has them."""
-        return self.call(lambda client: queries.newest_with(client, experiment, starts, finished))
+    def newest_with(self, experiment: str, wanted: queries.Wanted, finished: bool) -> StrMap:
+        """By name, the newest (finished) run of the experiment that has a key which is wanted."""
+        return self.call(lambda client: queries.newest_with(client, experiment, wanted, finished))
 
     def call(self, request: Callable[[MlflowClient], T]) -> T:
         """What a request to MLflow's client returns."""

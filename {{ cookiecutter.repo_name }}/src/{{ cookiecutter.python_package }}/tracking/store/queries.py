@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ RUNS_PER_REQUEST = 50_000  # the most that MLflow allows
 MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has certain keys
 # By key, its points as (timestamp, step, value): MLflow gives them in the order of these.
 History = dict[str, list[tuple[int, int, float]]]
+Wanted = Mapping[str, Callable[[str], bool]]  # by name, whether a key is looked for
 
 # The newest runs of an experiment are looked through in parts: as a rule the first one is enough.
 # A run may have hundreds of parameters and metrics, and a tracking server sends all of them.
@@ -130,18 +131,18 @@ def last_points(run: Run) -> dict[str, tuple[float, int]]:
 
 
 def newest_with(
-    client: MlflowClient, experiment: str, starts: Collection[str], finished: bool
+    client: MlflowClient, experiment: str, wanted: Wanted, finished: bool
 ) -> dict[str, str]:
-    """By what keys begin with, the newest run that has such keys, of any or one status.
+    """By name, the newest run that has a key which is wanted, of any or one status.
 
     Those are left out that none of the ``MOST_SEARCHED`` newest runs of the experiment has.
     """
     found: dict[str, str] = {}
     for run_id, keys in _newest_runs(client, experiment, MOST_SEARCHED, finished):
-        for start in starts:
-            if start not in found and any(key.startswith(start) for key in keys):
-                found[start] = run_id
-        if len(found) == len(starts):
+        for name, is_wanted in wanted.items():
+            if name not in found and any(map(is_wanted, keys)):
+                found[name] = run_id
+        if len(found) == len(wanted):
             break
     return found
 
