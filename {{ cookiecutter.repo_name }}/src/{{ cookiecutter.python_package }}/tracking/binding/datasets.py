@@ -65,13 +65,12 @@ def bind(
         hint = _hint(catalog, name)
         bindings[name] = Binding(name, prefix, separator, destination, key=dataset.key, hint=hint)
     for name, dataset in datasets.items():
-        start = bindings[name].start
         overlapping = tuple(
             other
             for other, binding in bindings.items()
             if other != name
             and datasets[other].run_id == dataset.run_id
-            and (start.startswith(binding.start) or binding.start.startswith(start))
+            and binding.overlaps(bindings[name])
         )
         _check_best(name, bindings, {each for each in datasets if datasets[each].rules})
         bindings[name] = replace(bindings[name], overlapping=overlapping)

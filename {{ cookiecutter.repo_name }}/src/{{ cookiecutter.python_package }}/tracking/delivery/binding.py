@@ -25,3 +25,9 @@ class Binding:
     def start(self) -> str:
         """What every key of the dataset begins with."""
         return self.key or key_prefix(self.prefix, self.separator)
+
+    def overlaps(self, other: Binding) -> bool:
+        """Whether both may write the same key, of one MLflow run."""
+        short, long = sorted((self, other), key=lambda each: len(each.start))
+        is_alone = short.key is not None
+        return long.start == short.start if is_alone else long.start.startswith(short.start)
