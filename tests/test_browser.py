@@ -119,9 +119,12 @@ def test_the_link_that_a_run_prints_has_its_curves(runs: Trained, page: Page) ->
 def test_mlflows_own_first_page_leads_to_the_runs(runs: Trained, page: Page) -> None:
     """Its view for GenAI is the default and shows no runs, whatever the experiment's kind is."""
     page.goto(runs.url(""))
-    if (training := page.get_by_text("Model training", exact=True)).count():  # from 3.15 on
+    training = page.get_by_text("Model training", exact=True)
+    experiment = page.get_by_role("link", name=runs.project.package, exact=True)
+    training.or_(experiment).first.wait_for()
+    if training.count():  # from 3.15 on
         training.first.click()
-    page.get_by_role("link", name=runs.project.package, exact=True).first.click()
+    experiment.first.click()
 
     for name in runs.names:
         page.get_by_text(name, exact=True).first.wait_for()

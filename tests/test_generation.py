@@ -56,6 +56,7 @@ FILES = {
     "src/PACKAGE/tracking/binding/datasets.py",
     "src/PACKAGE/tracking/binding/streams.py",
     "src/PACKAGE/tracking/dask/__init__.py",
+    "src/PACKAGE/tracking/dask/cluster.py",
     "src/PACKAGE/tracking/dask/code.py",
     "src/PACKAGE/tracking/dask/runner.py",
     "src/PACKAGE/tracking/dask/worker.py",

@@ -97,6 +97,23 @@ def test_where_every_point_has_its_step_nothing_is_asked(lab: Lab, requests: lis
     assert [point["step"] for point in dataset.load()["loss"]] == [3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "overlap"),
+    [
+        (Binding("a", "m", ".", None), Binding("b", "m", ".", None), True),
+        (Binding("a", "m", ".", None), Binding("b", "m.loss", ".", None), True),
+        (Binding("a", "m", ".", None), Binding("b", "mm", ".", None), False),
+        (Binding("a", "", ".", None), Binding("b", "m", ".", None), True),
+        (Binding("a", "m", ".", None), Binding("b", "", ".", None, key="m.loss"), True),
+        (Binding("a", "m", ".", None), Binding("b", "", ".", None, key="m"), False),
+        (Binding("a", "", ".", None, key="m"), Binding("b", "", ".", None, key="mm"), False),
+        (Binding("a", "", ".", None, key="m"), Binding("b", "", ".", None, key="m"), True),
+    ],
+)
+def test_which_datasets_may_write_the_same_key(one: Binding, other: Binding, overlap: bool) -> None:
+    assert (one.overlaps(other), other.overlaps(one)) == (overlap, overlap)
+
+
 def external(lab: Lab, *overlapping: str, name: str = "m") -> tuple[MlflowMetricsDataset, Any]:
     uri = f"sqlite:///{lab.store}"
     outbox = Outbox(lab.outbox, uri)

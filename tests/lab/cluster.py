@@ -33,6 +33,10 @@ def right(folder: str) -> Iterator[dict[str, float]]:
     yield from meet(Path(folder), "right", "left")
 
 
+class DataGoneError(Exception):
+    """Which a scheduler without the project's code does not know."""
+
+
 def fall(folder: str, end: str) -> Iterator[dict[str, float]]:
     """Ends as the parameter says, when half of its points are in the store."""
     import mlflow
@@ -50,12 +54,26 @@ def fall(folder: str, end: str) -> Iterator[dict[str, float]]:
         if end == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if end == "error":
-            raise ValueError("the data is gone")
+            raise DataGoneError("the data is gone")
         while end == "wait":
             time.sleep(0.02)
 
 
 KEY = "fall_metrics.loss"
+
+
+def note() -> Iterator[dict[str, float]]:
+    for value in (0.5, 0.25):
+        yield {"loss": value}
+
+
+def look(word: str) -> dict[str, bool]:
+    """What a node finds in its process: the store's credentials, and what is hidden in logs."""
+    import mlflow
+    from lab.tracking.redaction import redact
+
+    mlflow.log_metric("own.looked", 1.0)
+    return {"token": "MLFLOW_TRACKING_TOKEN" in os.environ, "hidden": word not in redact(word)}
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:
@@ -64,5 +82,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:
             Node(left, "params:folder", "on_left_metrics", name="on_left"),
             Node(right, "params:folder", "on_right_metrics", name="on_right"),
             Node(fall, ["params:folder", "params:end"], "fall_metrics", name="fall"),
+            Node(note, None, "noted_metrics", name="note"),
+            Node(note, None, "also_metrics", name="note_also"),
+            Node(look, "params:end", "looked_metrics", name="look"),
         ]
     )

@@ -66,16 +66,15 @@ def bind(
         hint = _hint(catalog, name)
         bindings[name] = Binding(name, prefix, separator, destination, key=dataset.key, hint=hint)
     for name, dataset in datasets.items():
-        own = bindings[name]
         overlapping = tuple(
             other
             for other, binding in bindings.items()
             if other != name
             and datasets[other].run_id == dataset.run_id
-            and (own.has(binding.start) or binding.has(own.start))
+            and binding.overlaps(bindings[name])
         )
         _check_best(name, bindings, {each for each in datasets if datasets[each].rules})
-        bindings[name] = replace(own, overlapping=overlapping)
+        bindings[name] = replace(bindings[name], overlapping=overlapping)
         dataset.bind(bindings[name])
         dataset.membership = run.membership() if run else None
     return bindings

@@ -14,26 +14,34 @@ def check_code(client: Any, package: str) -> None:
     """
     from ..store.errors import TrackingError
 
-    # Dask sends a function of __main__ itself, and not its name, which a worker might not know.
-    sent = FunctionType(_fingerprint.__code__, {"__name__": "__main__"}, "_fingerprint")
-    sent.__module__ = "__main__"
-    own = _fingerprint(package)
-    found: dict[str, Any] = client.run(sent, package)
-    for worker, fingerprint in sorted(found.items()):
-        if fingerprint == own:
-            continue
-        has = (
-            f"has another version of {package!r}" if fingerprint else f"has no package {package!r}"
-        )
-        raise TrackingError(
-            f"The Dask worker {worker} {has}; install what `kedro package` makes there, with all"
-            " that it requires, or let it see the project's folder 'src' (PYTHONPATH), and start it"
-            " again."
-        )
+    own = code_of(package)
+    found: dict[str, Any] = client.run(_sent(code_of, _code_in_use), package)
+    for worker, code in sorted(found.items()):
+        if code != own:
+            raise TrackingError(_problem(worker, package, code))
 
 
-def _fingerprint(package: str) -> str:
-    """Of the package's code, as it is found by this process; empty if it is not there."""
+def checked_call() -> Any:
+    """A function that a worker calls to load another and call it, if its own code is the same."""
+    return _sent(code_of, _code_in_use, _problem, _load_and_call)
+
+
+# Dask sends a function of __main__ itself, and not its name, which a scheduler or a worker might
+# not know. So those below import what they use; of each other they know the earlier ones.
+
+
+def _sent(*functions: Any) -> Any:
+    """The last of the functions, as one of __main__."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for each in functions:
+        name = each.__name__
+        names[name] = FunctionType(each.__code__, names, name)
+        names[name].__module__ = "__main__"
+    return names[functions[-1].__name__]
+
+
+def code_of(package: str) -> str:
+    """A fingerprint of the package's code, as it is on this machine; empty if it is not there."""
     import hashlib
     import importlib.util
     from pathlib import Path
@@ -45,3 +53,45 @@ def _fingerprint(package: str) -> str:
     for file in sorted(folder.rglob("*.py")):
         text.update(f"{file.relative_to(folder).as_posix()}\0".encode() + file.read_bytes())
     return text.hexdigest()
+
+
+def _code_in_use(package: str) -> str:
+    """As ``code_of``; of a package that was imported after an earlier call, as it was then."""
+    import sys
+    from types import ModuleType
+
+    name = "_metrics_tracking_code"  # what no reload of the project's modules deletes
+    known = vars(sys.modules.setdefault(name, ModuleType(name)))
+    if package not in sys.modules or package not in known:
+        known[package] = code_of(package)
+    return str(known[package])
+
+
+def _problem(worker: str, package: str, code: str) -> str:
+    has = (
+        f"has another version of {package!r}, or has imported it before it was changed"
+        if code
+        else f"has no package {package!r}"
+    )
+    return (
+        f"The Dask worker {worker} {has}; install what `kedro package` makes there, with all"
+        " that it requires, or let it see the project's folder 'src' (PYTHONPATH), and start it"
+        " again."
+    )
+
+
+def _load_and_call(codes: dict[str, str], pickled: bytes) -> Any:
+    """Call what was pickled: a function and its arguments; a worker may have joined just now."""
+    import pickle
+    from importlib import import_module
+
+    import click  # it is there wherever Dask is
+
+    dask: Any = import_module("distributed")
+    for package, own in codes.items():
+        code = _code_in_use(package)
+        if code != own:
+            worker = dask.get_worker().address
+            raise click.ClickException(_problem(worker, package, code))
+    function, arguments = pickle.loads(pickled)
+    return function(*arguments)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +13,8 @@ from kedro.io import MemoryDataset
 from kedro.runner.runner import AbstractRunner
 
 from ..binding.datasets import metrics_datasets
-from ..redaction import redact
-from ..store.errors import TrackingError
-from .code import check_code
+from .cluster import DaskError, connected
+from .code import check_code, checked_call, code_of
 from .worker import Share, execute
 
 if TYPE_CHECKING:
@@ -26,14 +23,10 @@ if TYPE_CHECKING:
     from kedro.runner.task import Task
     from pluggy import PluginManager
 
-CONNECT_SECONDS = 8.0
-# What a local worker executes first; Kedro's logging would print all that Dask logs there.
-QUIET = "import logging; logging.getLogger('distributed').setLevel(logging.WARNING)"
+    from ..dataset import MlflowMetricsDataset
+    from ..delivery.route import Destination
+
 ADDRESS = "DASK_SCHEDULER_ADDRESS"  # Dask's own
-
-
-class DaskError(TrackingError):
-    """A cluster, or a pipeline, with which nothing can be run; Click prints just the message."""
 
 
 class DaskRunner(AbstractRunner):
@@ -48,15 +41,19 @@ class DaskRunner(AbstractRunner):
 
     Args:
         address: The scheduler's; else that of the environment's DASK_SCHEDULER_ADDRESS (Kedro 1.0
-            to 1.6 have no ``--runner-params``); else the workers are processes of this machine.
+            to 1.5 have no ``--runner-params``); else the workers are processes of this machine.
         max_workers: How many of those there are; the number of CPUs if None.
         is_async: Whether a node's inputs are loaded, and its outputs saved, on threads.
+
+    Raises:
+        DaskError: An argument is not allowed, or there is no such cluster.
     """
 
     def __init__(
         self, address: str | None = None, max_workers: int | None = None, is_async: bool = False
     ) -> None:
         super().__init__(is_async=is_async)
+        _check_arguments(address, max_workers)
         self._address = address or os.environ.get(ADDRESS)
         self._max_workers = self._validate_max_workers(max_workers)
         self._client: Any | None = None
@@ -70,9 +67,9 @@ class DaskRunner(AbstractRunner):
         run_id: str | None = None,
     ) -> None:
         _check_outputs(pipeline, catalog)
-        with self._connected() as self._client:
-            # This package is a part of the project's, or one beside it.
-            for package in dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0])):
+        _check_keys(pipeline, catalog)
+        with connected(self._address, self._max_workers) as self._client:
+            for package in _packages():
                 check_code(self._client, package)
             self._share = _share(pipeline, catalog)
             # Without the hook manager, which can't be sent: a worker makes one.
@@ -82,45 +79,6 @@ class DaskRunner(AbstractRunner):
         assert self._client
         return _Executor(self._client, self._share)
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        """Dask's client of the cluster; a cluster of this machine ends with the block."""
-        try:
-            dask: Any = import_module("distributed")  # half of its functions have no types
-        except ImportError:
-            raise DaskError("Dask is not installed; run `pip install distributed`.") from None
-        if not self._address:
-            options: dict[str, Any] = {"dashboard_address": None, "threads_per_worker": 1}
-            options["preload"] = QUIET
-            with (
-                _quiet(),
-                dask.LocalCluster(self._max_workers, host="127.0.0.1", **options) as cluster,
-                dask.Client(cluster) as client,
-            ):
-                yield client
-            return
-        try:
-            client = dask.Client(self._address, timeout=CONNECT_SECONDS)
-        except (OSError, ValueError) as error:
-            raise DaskError(
-                f"The Dask scheduler {redact(self._address)} can't be reached; start it, or give"
-                f" another 'address', or none for workers on this machine. ({type(error).__name__})"
-            ) from None
-        with client:
-            yield client
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's own log to warnings: a cluster of this machine writes 100 lines of its start."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
 
 class _Executor(Executor):
     """Dask's own executor, but that an error, or Ctrl-C, leaves nothing running."""
@@ -128,14 +86,34 @@ class _Executor(Executor):
     def __init__(self, client: Any, share: Share | None) -> None:
         self._share = share
         self._dask = client.get_executor(pure=False)
+        self._pickle: Any = import_module("distributed.protocol.pickle")
+        self._call = checked_call()
+        self._codes = {package: code_of(package) for package in _packages()}
 
     def submit(self, task: Task, /) -> Future[Any]:  # type: ignore[override]
-        """Execute a task on a worker."""
-        return cast("Future[Any]", self._dask.submit(execute, task, str(PACKAGE_NAME), self._share))
+        """Execute a task on a worker; as bytes, for the scheduler may not have the project."""
+        pickled = self._pickle.dumps((execute, (task, str(PACKAGE_NAME), self._share)))
+        return cast("Future[Any]", self._dask.submit(self._call, self._codes, pickled))
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Return when all has ended; after an error, cancel it."""
         self._dask.shutdown(wait=kind is None)
+
+
+def _packages() -> list[str]:
+    """Those of the project's code: its own, and this one's where that is not within it."""
+    return [*dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0]))]
+
+
+def _check_arguments(address: object, max_workers: object) -> None:
+    if address is not None and not isinstance(address, str):
+        raise DaskError(
+            f"'address' is {address!r}; it is that of a Dask scheduler, as tcp://10.0.0.1:8786."
+        )
+    if max_workers is not None and (type(max_workers) is not int or max_workers < 1):
+        raise DaskError(
+            f"'max_workers' is {max_workers!r}; it is a number of processes, 1 or more."
+        )
 
 
 def _check_outputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -149,28 +127,53 @@ def _check_outputs(pipeline: Pipeline, catalog: DataCatalog) -> None:
         )
 
 
+def _check_keys(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Refuse two nodes that may write the same key: each counts its steps by itself."""
+    nodes = {name: node for node in pipeline.nodes for name in node.outputs}
+    for name, dataset in metrics_datasets(pipeline, catalog).items():
+        binding = dataset.binding
+        for other in binding.overlapping if binding and binding.destination else ():
+            if nodes.get(name) and nodes.get(other) and nodes[name] is not nodes[other]:
+                raise DaskError(
+                    f"The metrics datasets {name!r} and {other!r}, of two nodes, may write the same"
+                    " keys, and each node on a Dask cluster counts its steps by itself; give one of"
+                    " them another 'prefix', or use another runner."
+                )
+
+
 def _is_in_memory(dataset: object) -> bool:
     # The second: as Kedro's ParallelRunner tells them, a CachedDataset for example.
     return isinstance(dataset, MemoryDataset) or getattr(dataset, "_SINGLE_PROCESS", False)
 
 
 def _share(pipeline: Pipeline, catalog: DataCatalog) -> Share | None:
-    """What a worker needs to take part in the MLflow run; None if there is none."""
+    """What a worker needs to take part; None where nothing is tracked."""
     from ..config import current_config
-    from ..delivery.delivery import delivery_to
     from ..process.state import process_state
 
-    for dataset in metrics_datasets(pipeline, catalog).values():
+    datasets = metrics_datasets(pipeline, catalog)
+    for dataset in datasets.values():
         dataset.membership = None  # is for processes that end with the run
     config, run = current_config(), process_state().run_of(id(catalog))
-    if config is None or run is None or run.destination is None:
+    if config is None or run is None:
         return None
     destination = run.destination
-    process_state().runs_with_workers.add(destination.run_id)
-    first = delivery_to(destination).last_steps() if destination.is_external else {}
+    if destination:
+        process_state().runs_with_workers.add(destination.run_id)
+    outputs = [datasets[name] for name in datasets.keys() & pipeline.all_outputs()]
     return Share(
-        destination.tracking_uri,
-        dict(run.run.info),
+        destination.tracking_uri if destination else config.tracking_uri,
+        dict(run.run.info) if destination else None,
         dict(config.credentials),
-        {} if destination.may_repeat else first,
+        config.redactor,
+        _last_steps(outputs),
     )
+
+
+def _last_steps(datasets: Iterable[MlflowMetricsDataset]) -> dict[Destination, Mapping[str, int]]:
+    """By external run that is written to, the last steps that it had before."""
+    from ..delivery.delivery import delivery_to
+
+    found = {dataset.binding.destination for dataset in datasets if dataset.binding}
+    external = {each for each in found if each and each.is_external and not each.may_repeat}
+    return {each: delivery_to(each).last_steps() for each in external}

@@ -22,6 +22,7 @@ from kedro.framework.project import configure_project, settings
 from ..dataset import MlflowMetricsDataset
 from ..process import active_runs
 from ..process.state import process_state
+from ..redaction import Secrets, register, secrets_of_environment
 
 if TYPE_CHECKING:
     from kedro.pipeline.node import Node
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pluggy import PluginManager
 
     from ..delivery.binding import Binding
+    from ..delivery.route import Destination
 
 
 WATCH_SECONDS = 0.5
@@ -36,12 +38,13 @@ WATCH_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Share:
-    """An MLflow run that many workers write to. Plain values: it is sent to them."""
+    """What many workers take part in: a store, and an MLflow run of it. It is sent to them."""
 
     tracking_uri: str = field(repr=False)
-    run: Mapping[str, Any]  # mlflow.entities.RunInfo, by field
+    run: Mapping[str, Any] | None  # mlflow.entities.RunInfo, by field; None: only the catalog's
     credentials: Mapping[str, str] = field(repr=False)
-    last_steps: Mapping[str, int]  # that an external run had before
+    secrets: Secrets = field(repr=False)  # what no log of a worker's shows
+    last_steps: Mapping[Destination, Mapping[str, int]]  # that external runs had before, by key
 
 
 class CancelledTaskError(BaseException):
@@ -52,7 +55,7 @@ def execute(task: Task, package: str, share: Share | None) -> Node:
     """Execute a node, with the project's hooks, on this thread of a worker."""
     task.hook_manager = _hook_manager(package)
     try:
-        with _cancellable(), _taking_part(task, share):
+        with _cancellable(), _taking_part(task, package, share):
             return task.execute()
     except CancelledTaskError:
         raise RuntimeError("The Kedro run has ended.") from None
@@ -96,27 +99,37 @@ def _hook_manager(package: str) -> PluginManager:
 
 
 @contextmanager
-def _taking_part(task: Task, share: Share | None) -> Iterator[None]:
+def _taking_part(task: Task, package: str, share: Share | None) -> Iterator[None]:
     """Within the block the node's metrics, and its own MLflow calls, go to the run."""
     if share is None:
         yield
         return
-    from mlflow import ActiveRun
-    from mlflow.entities import Run, RunData, RunInfo
-
     state, user = process_state(), object()
     with ExitStack() as undo:
         state.begin_tracking(share.tracking_uri, share.credentials, user)
         undo.callback(state.end_tracking, user)
-        state.begin_experiment(share.run["experiment_id"])
-        undo.callback(active_runs.clear_thread)
-        active_runs.clear_thread(ActiveRun(Run(RunInfo(**share.run), RunData())))
+        register(package, share.secrets)
+        register("environment", Secrets(secrets_of_environment()))
+        _activate(share.run, undo)
         part = uuid.uuid4().hex
         for name in task.node.outputs:
             dataset = task.catalog.get(name)
             if isinstance(dataset, MlflowMetricsDataset) and dataset.binding:
                 _open(dataset, dataset.binding, share, part, undo)
         yield
+
+
+def _activate(info: Mapping[str, Any] | None, undo: ExitStack) -> None:
+    """Make a run the active one of this thread; without one, end what the node opens."""
+    from mlflow import ActiveRun, end_run
+    from mlflow.entities import Run, RunData, RunInfo
+
+    if info is None:
+        undo.callback(end_run)
+        return
+    process_state().begin_experiment(info["experiment_id"])
+    undo.callback(active_runs.clear_thread)
+    active_runs.clear_thread(ActiveRun(Run(RunInfo(**info), RunData())))
 
 
 def _open(
@@ -135,5 +148,5 @@ def _open(
     dataset.bind(replace(binding, destination=destination))
     delivery = delivery_to(destination).open()
     undo.callback(delivery.close)
-    if destination.run_id == share.run["run_id"]:
-        delivery.steps.begin_after(share.last_steps, by_others=False)
+    last_steps = share.last_steps.get(binding.destination, {})
+    delivery.steps.begin_after(last_steps, by_others=False)

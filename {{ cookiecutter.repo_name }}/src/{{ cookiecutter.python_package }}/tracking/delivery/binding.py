@@ -31,6 +31,10 @@ class Binding:
         """Whether it is a key of the dataset."""
         return key == self.key if self.key else key.startswith(self.start)
 
+    def overlaps(self, other: Binding) -> bool:
+        """Whether both may write the same key, of one MLflow run."""
+        return self.has(other.start) or other.has(self.start)
+
     @property
     def what(self) -> str:
         """Its metrics, for errors."""
