@@ -348,6 +348,7 @@ def test_as_a_package_the_project_names_it_and_bundles_nothing(shuttle: Adopted)
     assert "as a package: upgrade kedro-mlflow-metrics" in refused(shuttle.path, command="update")
 
 
+@pytest.mark.slow
 def test_a_project_as_a_package_runs(tmp_path: Path, store: Path) -> None:
     path = copy_of(ROCKETS, tmp_path)
     adopt(path, "--as-package")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,7 +49,10 @@ def trained(project: Project, copy_store: Callable[[Path], Path]) -> Iterator[Tr
     with project.started(*command) as server:
         server.wait_until(lambda: "Ctrl-C ends it." in server.output, 300)
         (found.page,) = re.findall("^http.*", server.output, re.MULTILINE)
-        yield found
+        try:
+            yield found
+        finally:
+            server.stop(signal.SIGINT)  # it ends MLflow's server, which has a session of its own
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ def test_these_are_all_choices() -> None:
 def test_each_choice_is_tried() -> None:
     for key, values in CHOICES.items():
         assert {answers[key] for answers in SLOW} == set(values)
+        assert {answers[key] for answers in FAST} == set(values)
 
 
 def test_the_readme_and_the_file_of_answers_have_all_of_them() -> None:

@@ -202,6 +202,7 @@ def test_entries_and_settings_become_ours_and_keep_their_comments(
     assert [x for x in deleted if not any(w in x for w in of_metrics) and x not in of_config] == []
 
 
+@pytest.mark.slow
 def test_converted_metrics_have_the_keys_of_before(with_kedro_mlflow: Adopted, store: Path) -> None:
     adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
     shutil.copy(store, with_kedro_mlflow.store)

@@ -188,6 +188,7 @@ def test_all_is_closed_though_the_first_fails(lab: Lab, destination: Destination
 MLFLOW_METRICS = "lab.tracking.MlflowMetricsDataset"
 
 
+@pytest.mark.slow
 def test_who_ends_a_run_does_not_wait_for_its_parameters(
     lab: Lab, server: Server, tmp_path: Path
 ) -> None:
@@ -264,6 +265,7 @@ def test_in_an_outage_points_wait_where_no_thread_can_be_started(
     assert status_of(destination) == "RUNNING"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(60)
 def test_a_hung_store_is_asked_for_seconds_where_no_thread_can_be_started(
     server: Server, tmp_path: Path, no_threads: Callable[[], None]

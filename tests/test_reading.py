@@ -187,6 +187,7 @@ def test_without_that_option_an_output_of_an_earlier_run_does_not_exist(lab: Lab
     assert seen == [False, True]
 
 
+@pytest.mark.slow
 def test_a_tracking_server_is_read_from_in_parts(lab: Lab, server: Server) -> None:
     lab.configure(tracking_uri=server.url)
     client = MlflowClient(server.url)

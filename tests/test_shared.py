@@ -381,6 +381,7 @@ def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> No
     assert found == [0.5, 0.5, 0.25] * 2, "each is new where what was there is not the newest"
 
 
+@pytest.mark.slow
 def test_a_repeated_step_on_a_server(lab: Lab, server: Server) -> None:
     lab.configure(tracking_uri=server.url)
     run_id = opened(lab)

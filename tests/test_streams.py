@@ -188,6 +188,7 @@ def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
     assert [len(np) if isinstance(np := entry["loss"], list) else 1 for entry in seen] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_forked_worker_gathers_what_a_generator_yields(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
