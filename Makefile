@@ -50,7 +50,7 @@ test: env ## Run the fast tests
 	$(RUN) pytest -n auto -m "not slow"
 
 slow: env ## Run the slow tests
-	$(RUN) pytest -n auto -m slow
+	$(RUN) pytest -n auto -m slow --durations=25
 
 test-package: env ## Run the fast tests with tracking/ as a package beside the projects
 	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow"
