@@ -302,6 +302,7 @@ def test_a_signal_kills_the_run_and_the_process(
     assert points_in(lab.store, run) == saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGQUIT], ids=["hangup", "quit"])
 def test_a_closed_terminal_kills_the_run_and_the_process(
     lab: Lab, tmp_path: Path, number: signal.Signals
@@ -408,6 +409,7 @@ def test_sigterm_while_an_event_loop_has_the_wakeup_fd(lab: Lab, tmp_path: Path)
     assert lab.points() == BEFORE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("child", "status"), [("exit", 7), ("sigterm", -signal.SIGTERM)])
 def test_the_end_of_a_forked_process_is_not_the_end_of_the_run(
     lab: Lab, child: str, status: int
@@ -437,6 +439,7 @@ session.run(pipeline_names=["ends"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["kept = interrupt", "pass"], ids=["kept", "dropped"])
 def test_after_ctrl_c_and_reload_kedro_the_next_run_is_one_of_its_own(
     make_project: Callable[..., Project], tmp_path: Path, keep: str

@@ -102,6 +102,7 @@ def everything_in(store: Path) -> str:
         return "\n".join(database.iterdump())
 
 
+@pytest.mark.slow
 def test_an_sqlite_store(project: Project) -> None:
     done = project.kedro(*COMMAND)
 
