@@ -23,6 +23,7 @@ import pytest
 from click import ClickException
 from helpers import KEDRO, STARTER, Lab, Project, data, flat, metrics, points_in
 from jsonschema import Draft202012Validator
+from kedro.framework.session import KedroSession
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner, ThreadRunner
 from lab.tracking.dataset import MlflowMetricsDataset
@@ -366,6 +367,22 @@ def test_the_summary_has_a_row_for_each_key_and_a_link(
     assert any(line.startswith("http") and line.endswith(page) for line in second.splitlines())
     assert re.search(rf"MLflow run curves .* \({run_id[:8]}\): FINISHED, \d", second)
     assert "best.curves" not in second
+
+
+def test_the_summary_of_several_pipelines(curves: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run; compared with the one before of the same pipelines, not with one of a single."""
+    names = ["curves", "ends"]
+    for values, pipelines in ([0.4], names), ([0.9], ["curves"]), ([0.2], names):
+        with curves.session(values=values, end="well") as session:
+            assert isinstance(session, KedroSession)
+            session.run(pipeline_names=pipelines)
+
+    out = capsys.readouterr().out.splitlines()
+    begin = len(out) - out[::-1].index(next(x for x in out[::-1] if x.startswith("metric ")))
+    table = [line.split() for line in out[begin:]]
+    assert ["curves_metrics.loss", "0.2", "0.2", "at", "0", "-0.2", "better"] in table
+    assert any(row[:3] == ["MLflow", "run", "curves+ends"] for row in table)
+    assert any(row[0].startswith("before_metrics.") for row in table if row)
 
 
 def test_the_summary_marks_what_meets_no_limit(
