@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from databases import unavailable
-from helpers import KEDRO, STARTER, Project, run_command, wait_until
+from helpers import ALL_COMBINATIONS, KEDRO, STARTER, Project, run_command, wait_until
 
 TOOL = (sys.executable, "-m", "kedro_mlflow_metrics_starter")
 GIT = ("git", "-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "core.autocrlf=false")
@@ -157,6 +157,10 @@ def killed_at(number: int, path: Path, command: str = "adopt", **environment: st
     )
     assert done.returncode in (0, -9), done.stderr
     return done.returncode == -9
+
+
+# Of the writes before which a command is killed: one of three, or with `make combinations` each.
+STRIDE = 1 if ALL_COMBINATIONS else 3
 
 
 def assert_as_before_or_finished(

@@ -11,6 +11,7 @@ import pytest
 from adopting import (
     GIT,
     LAST_COMMIT,
+    STRIDE,
     Adopted,
     assert_as_before_or_finished,
     commit,
@@ -253,7 +254,7 @@ def test_killed_at_every_write_the_project_is_as_before_or_soon_finished(
 ) -> None:
     number = 0
     while assert_as_before_or_finished(number, earlier, after, tmp_path, "update"):
-        number += 1
+        number += STRIDE
     assert number > 100
 
 

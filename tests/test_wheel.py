@@ -144,7 +144,7 @@ def test_a_project_that_bundles_nothing_runs_and_passes_its_checks(
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("module", ["test_points", "test_entries", "test_runs", "test_streams"])
+@pytest.mark.parametrize("module", ["test_entries", "test_runs"])
 def test_the_package_passes_the_tests_of_what_is_bundled(module: str) -> None:
     """`make test-package` runs the others, too."""
     done = subprocess.run(
