@@ -102,7 +102,8 @@ class Database(Process):
             yield
         finally:
             for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+                with suppress(ProcessLookupError):  # one that was about to end, as autovacuum's do
+                    os.kill(pid, signal.SIGCONT)
 
     def uri(self, database: str, user: str = "", password: str = PASSWORD) -> str:
         login = f"{user or self.admin}:{password}"

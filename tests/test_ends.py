@@ -504,12 +504,13 @@ def test_a_signal_at_any_moment(
                 # One presses again.
                 process.signal_group(signal.SIGINT)
                 process.wait(30)
-        runs = project.runs()
-        assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, moment
-        if len(runs) > seen:
-            seen = len(runs)
-            saved = diary.read_text().split() if diary.exists() else []
-            # A worker that has got no signal goes on, and writes within a second.
-            written = wait_until(partial(points_of_diary, project, len(saved))) if saved else []
-            assert [step for step, _ in written] == list(range(len(written))), moment
+            runs = project.runs()
+            assert {run.info.status for run in runs} <= {"KILLED", "FINISHED"}, moment
+            if len(runs) > seen:
+                seen = len(runs)
+                saved = diary.read_text().split() if diary.exists() else []
+                # A worker that has got no signal goes on, and writes within a second; at the end of
+                # this block it is killed.
+                written = wait_until(partial(points_of_diary, project, len(saved))) if saved else []
+                assert [step for step, _ in written] == list(range(len(written))), moment
     assert seen >= 10

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import CachedDataset
 
 from ..dataset import MlflowMetricsDataset
-from ..delivery.delivery import Delivery, delivery_to
+from ..delivery.delivery import delivery_to
 from ..process.state import process_state
 
 if TYPE_CHECKING:
@@ -45,24 +46,25 @@ class _Gathering:
 
     def __init__(self, destinations: set[Destination]) -> None:
         self._destinations = destinations
-        self._deliveries: list[Delivery] = []
+        self._is_open = False
         self._opened = ExitStack()
 
     def until_one_ends(self, stream: Iterator[Any]) -> Iterator[Any]:
         with self._opened:
-            if not self._deliveries:
+            if not self._is_open:
                 self._open()
             yield from stream
 
     def _open(self) -> None:
+        # After it, what the node still saves is written at once.
+        end = self._opened.close
         watch = process_state().termination  # a scheduler's SIGTERM may be for workers, too
         self._opened.callback(watch.stop)
-        watch.start(self._flush)
+        watch.start(end)
+        # After Ctrl-C an exception's frames may keep the streams until the worker ends, which
+        # deletes nothing (os._exit).
+        self._opened.callback(Finalize(None, end, exitpriority=0).cancel)
+        self._is_open = True
         for destination in self._destinations:
             delivery = delivery_to(destination).open()
             self._opened.callback(delivery.close)
-            self._deliveries.append(delivery)
-
-    def _flush(self) -> None:
-        for delivery in self._deliveries:
-            delivery.flush()
