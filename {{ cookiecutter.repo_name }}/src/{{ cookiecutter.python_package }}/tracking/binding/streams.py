@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import CachedDataset
 
 from ..dataset import MlflowMetricsDataset
-from ..delivery.delivery import delivery_to
+from ..delivery.delivery import Delivery, delivery_to
 from ..process.state import process_state
 
 if TYPE_CHECKING:
@@ -46,25 +46,30 @@ class _Gathering:
 
     def __init__(self, destinations: set[Destination]) -> None:
         self._destinations = destinations
-        self._is_open = False
-        self._opened = ExitStack()
+        self._deliveries: list[Delivery] = []
+        self._at_exit: Finalize | None = None
+        self._lock = threading.RLock()
 
     def until_one_ends(self, stream: Iterator[Any]) -> Iterator[Any]:
-        with self._opened:
-            if not self._is_open:
-                self._open()
+        try:
+            if not self._at_exit:
+                self._begin()
             yield from stream
+        finally:
+            self._end()
 
-    def _open(self) -> None:
-        # After it, what the node still saves is written at once.
-        end = self._opened.close
-        watch = process_state().termination  # a scheduler's SIGTERM may be for workers, too
-        self._opened.callback(watch.stop)
-        watch.start(end)
-        # After Ctrl-C an exception's frames may keep the streams until the worker ends, which
-        # deletes nothing (os._exit).
-        self._opened.callback(Finalize(None, end, exitpriority=0).cancel)
-        self._is_open = True
-        for destination in self._destinations:
-            delivery = delivery_to(destination).open()
-            self._opened.callback(delivery.close)
+    def _begin(self) -> None:
+        # What Ctrl-C leaves unwritten: a worker ends by os._exit, which calls this alone.
+        self._at_exit = Finalize(None, self._end, exitpriority=0)
+        process_state().termination.start(self._end)  # a scheduler's SIGTERM is for workers, too
+        self._deliveries += [delivery_to(each).open() for each in self._destinations]
+
+    def _end(self) -> None:
+        """Write what waits; what the node saves after it is written at once."""
+        with self._lock:  # a signal's thread may be here, too
+            while self._deliveries:
+                self._deliveries[-1].close()  # Ctrl-C in here leaves it for the worker's exit
+                del self._deliveries[-1:]
+            if self._at_exit:
+                self._at_exit.cancel()
+            process_state().termination.stop()
