@@ -34,6 +34,8 @@ def screen(make_project: Callable[..., Project]) -> Project:
 
 def test_the_output_of_the_example(example: Project) -> None:
     with terminal_of(example) as terminal:
+        terminal.wait_for(lambda rows: any("keep_model(" in row for row in rows))
+        assert not any(row.startswith("training_metrics  step") for row in terminal.rows())
         assert terminal.wait() == 0, terminal.raw.decode()
         rows, raw = terminal.text(), terminal.raw.decode()
         assert terminal.is_sane

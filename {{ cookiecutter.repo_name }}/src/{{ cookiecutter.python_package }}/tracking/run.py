@@ -126,13 +126,13 @@ class TrackedRun:
         """Make it the run of ``mlflow.log_param()`` and the like, on this thread, for a node."""
         if self._active:
             self._active.enter(node)
+        if self.report:  # a generator node before it has ended only now, after its ``leave``
+            self.report.pause()
 
     def leave(self) -> None:
         """Make it the active run again, after a node that has left another one open."""
         if self._active:
             self._active.leave()
-        if self.report:
-            self.report.pause()
 
     def stack_of_new_thread(self) -> list[Any]:
         """MLflow's stack of active runs for a thread that has none."""

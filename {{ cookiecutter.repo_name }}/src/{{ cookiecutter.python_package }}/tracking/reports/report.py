@@ -66,7 +66,7 @@ class RunReport:
             self._quietly(self._live.update, name, partial(self._latest, metrics))
 
     def pause(self) -> None:
-        """A node has ended: nothing streams, until something does."""
+        """A node begins, or the run ends: nothing streams, until something does."""
         if self._live:
             self._quietly(self._live.stop)
 
