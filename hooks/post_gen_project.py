@@ -28,16 +28,16 @@ METRICS_ENTRIES = """\
 # What a node returns under this name, a dict of numbers, goes to MLflow. There its keys begin
 # with the name: my_model_metrics.accuracy
 my_model_metrics:
-  type: TRACKING.MlflowMetricsDataset
+  type: PACKAGE.tracking.MlflowMetricsDataset
 
 # The same with a prefix of your own choice: baseline.accuracy
 my_baseline_metrics:
-  type: TRACKING.MlflowMetricsDataset
+  type: PACKAGE.tracking.MlflowMetricsDataset
   prefix: baseline
 
 # A dataset factory: any other name that ends in _metrics is a metrics dataset, too.
 "{name}_metrics":
-  type: TRACKING.MlflowMetricsDataset
+  type: PACKAGE.tracking.MlflowMetricsDataset
 """
 
 # Of the example, whose metrics they name; the first takes the place of the one above.
@@ -46,13 +46,13 @@ EXAMPLE_ENTRIES = """\
 # with the name: my_model_metrics.accuracy. What its metrics mean may be said: which is better, and
 # the limits for `kedro metrics check`.
 my_model_metrics:
-  type: TRACKING.MlflowMetricsDataset
+  type: PACKAGE.tracking.MlflowMetricsDataset
   metrics:
     accuracy: {greater_is_better: true, threshold: 0.9, max_regression: 0.01}
     loss: {greater_is_better: false}
 
 training_metrics:
-  type: TRACKING.MlflowMetricsDataset
+  type: PACKAGE.tracking.MlflowMetricsDataset
   metrics:
     accuracy: {greater_is_better: true}
     loss: {greater_is_better: false}
@@ -146,7 +146,7 @@ def remove(path: Path) -> None:
 
 def wire(project: Path, package: str, tracking: str, entries: str = METRICS_ENTRIES) -> None:
     """Register the hook and add the metrics datasets; in a wired project, do nothing."""
-    entries = entries.replace("TRACKING", tracking)
+    entries = named(entries, tracking)
     edit(project / "src" / package / "settings.py", lambda text: register_hook(text, tracking))
     edit(project / "conf/base/catalog.yml", lambda text: add_entries(text, entries))
 

@@ -19,7 +19,7 @@ from post_gen_project import METRICS_ENTRIES, add_entries, drop, edit, register_
 SHIPPED = Path(kedro.__file__).parent / "templates/project/{{ cookiecutter.repo_name }}"
 SETTINGS = next(SHIPPED.glob("src/*/settings.py")).read_text()
 CATALOG = (SHIPPED / "conf/base/catalog.yml").read_text()
-ENTRIES = METRICS_ENTRIES.replace("TRACKING", "lab.tracking")
+ENTRIES = METRICS_ENTRIES.replace("PACKAGE", "lab")
 NEW = yaml.safe_load(ENTRIES)
 
 

@@ -22,14 +22,15 @@ def add_entries(plan: Plan, entries: str) -> None:
     taken = {name for file in files if file != main for name in _entries_of(plan, file)}
     in_main = _entries_of(plan, main)
     parts = []
-    for part in entries.replace("TRACKING", plan.tracking).strip("\n").split("\n\n"):
+    named = template.wiring().named(entries, plan.tracking)
+    for part in named.strip("\n").split("\n\n"):
         (name,) = yaml.safe_load(part)
         if name in taken:
             continue
-        named = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
-        if named:
+        used = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
+        if used:
             plan.remark(
-                f"{name!r} was not added to the catalog: the code names {', '.join(named)}, which"
+                f"{name!r} was not added to the catalog: the code names {', '.join(used)}, which"
                 " it would make metrics."
             )
             continue

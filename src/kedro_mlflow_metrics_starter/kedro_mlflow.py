@@ -13,7 +13,7 @@ from . import dependencies, template
 from .conversion import catalogs, convert_entries
 from .entries import Edits, Entry, as_yaml
 from .plan import Plan
-from .project import PYPROJECT, Project
+from .project import PYPROJECT, Project, imports
 from .refusal import Refusal
 
 NAME, MODULE = "kedro-mlflow", "kedro_mlflow"
@@ -135,7 +135,7 @@ _OLD_RUNS = (
 def _drop_dependency(plan: Plan) -> None:
     """Remove the plugin from the dependencies, unless something of the project still uses it."""
     project = plan.project
-    users = [name for name, text in project.sources.items() if _imports(text)]
+    users = [name for name, text in project.sources.items() if imports(text, MODULE)]
     for name in catalogs(project):
         if re.search(rf"type:\s*['\"]?{MODULE}\.", plan.text(name) or ""):
             users.append(name)
@@ -148,10 +148,6 @@ def _drop_dependency(plan: Plan) -> None:
             plan.remark(f"{name} is a lock with hashes: make it anew, without {NAME}.")
         else:
             plan.edit(name, lambda text: dependencies.remove(text, NAME))
-
-
-def _imports(text: str) -> bool:
-    return bool(re.search(rf"^\s*(from|import)\s+{MODULE}\b", text, re.MULTILINE))
 
 
 def _where(project: Project) -> str:

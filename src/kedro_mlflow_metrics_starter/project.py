@@ -78,8 +78,7 @@ class Project:
 
     def imports(self, module: str) -> bool:
         """Whether its ``settings.py`` imports this module, or something of it."""
-        text = self.text(f"{self.package}/settings.py") or ""
-        return bool(re.search(rf"^\s*(from|import)\s+{module}\b", text, re.MULTILINE))
+        return imports(self.text(f"{self.package}/settings.py") or "", module)
 
     def read(self, name: str) -> bytes | None:
         """A file's bytes; None if there is no such file."""
@@ -170,6 +169,11 @@ def _folder(name: str, value: ast.expr) -> str:
     if path.is_absolute() or ".." in path.parts:
         raise Refusal(f"settings.py: {name} is {text!r}, out of the project; give a folder in it.")
     return path.as_posix()
+
+
+def imports(text: str, module: str) -> bool:
+    """Whether a text of Python imports this module, or something of it."""
+    return bool(re.search(rf"^\s*(from|import)\s+{module}\b", text, re.MULTILINE))
 
 
 def strings_in(text: str) -> set[str]:

@@ -6,8 +6,8 @@ from types import FunctionType
 from typing import Any
 
 
-def check_code(client: Any, package: str) -> None:
-    """Raise an error if a worker has not the code of a package that is here.
+def check_code(client: Any, package: str) -> str:
+    """The fingerprint of a package's code, if all workers have the same.
 
     Raises:
         TrackingError: It names the first such worker.
@@ -19,6 +19,7 @@ def check_code(client: Any, package: str) -> None:
     for worker, code in sorted(found.items()):
         if code != own:
             raise TrackingError(_problem(worker, package, code))
+    return own
 
 
 def checked_call() -> Any:

@@ -14,7 +14,7 @@ from kedro.runner.runner import AbstractRunner
 
 from ..binding.datasets import metrics_datasets
 from .cluster import DaskError, connected
-from .code import check_code, checked_call, code_of
+from .code import check_code, checked_call
 from .worker import Share, execute
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class DaskRunner(AbstractRunner):
         self._max_workers = self._validate_max_workers(max_workers)
         self._client: Any | None = None
         self._share: Share | None = None
+        self._codes: dict[str, str] = {}  # fingerprints, by package
 
     def _run(
         self,
@@ -69,26 +70,27 @@ class DaskRunner(AbstractRunner):
         _check_outputs(pipeline, catalog)
         _check_keys(pipeline, catalog)
         with connected(self._address, self._max_workers) as self._client:
-            for package in _packages():
-                check_code(self._client, package)
+            # Of the project's package, and of this one where it is not within that.
+            packages = dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0]))
+            self._codes = {package: check_code(self._client, package) for package in packages}
             self._share = _share(pipeline, catalog)
             # Without the hook manager, which can't be sent: a worker makes one.
             super()._run(pipeline=pipeline, catalog=catalog, run_id=run_id)
 
     def _get_executor(self, max_workers: int) -> Executor:
         assert self._client
-        return _Executor(self._client, self._share)
+        return _Executor(self._client, self._share, self._codes)
 
 
 class _Executor(Executor):
     """Dask's own executor, but that an error, or Ctrl-C, leaves nothing running."""
 
-    def __init__(self, client: Any, share: Share | None) -> None:
+    def __init__(self, client: Any, share: Share | None, codes: dict[str, str]) -> None:
         self._share = share
+        self._codes = codes
         self._dask = client.get_executor(pure=False)
         self._pickle: Any = import_module("distributed.protocol.pickle")
         self._call = checked_call()
-        self._codes = {package: code_of(package) for package in _packages()}
 
     def submit(self, task: Task, /) -> Future[Any]:  # type: ignore[override]
         """Execute a task on a worker; as bytes, for the scheduler may not have the project."""
@@ -98,11 +100,6 @@ class _Executor(Executor):
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         """Return when all has ended; after an error, cancel it."""
         self._dask.shutdown(wait=kind is None)
-
-
-def _packages() -> list[str]:
-    """Those of the project's code: its own, and this one's where that is not within it."""
-    return [*dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0]))]
 
 
 def _check_arguments(address: object, max_workers: object) -> None:
