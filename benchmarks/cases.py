@@ -14,13 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import mlflow
 import numpy as np
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Metric
+
+if TYPE_CHECKING:
+    from lab.tracking.delivery.binding import Binding
+    from lab.tracking.delivery.route import Destination
 
 logging.disable(logging.INFO)  # Kedro's own lines on the terminal are nobody's work
 
@@ -112,33 +116,33 @@ def load(who: str, store: str, keys: int, count: int) -> dict[str, float]:
 class OneRequestEach:
     """What a save costs that is one request: the same dataset, without gathering."""
 
-    def __init__(self, target: Any) -> None:
-        self.target = target
+    def __init__(self, to: Destination) -> None:
+        self.run_id = to.run_id
         self.step = 0
 
     def __call__(self, data: dict[str, float]) -> None:
-        client, run_id = MlflowClient(), self.target._binding.destination.run_id
-        now = int(time.time() * 1000)
+        client, now = MlflowClient(), int(time.time() * 1000)
         metrics = [Metric(f"bench.{k}", v, now, self.step) for k, v in data.items()]
         self.step += 1
-        client.log_batch(run_id, metrics, synchronous=True)
+        client.log_batch(self.run_id, metrics, synchronous=True)
 
 
 class InMemory:
     """What Kedro takes for its saves: the points are only kept, and all written in the end."""
 
     kept: ClassVar[list[dict[str, float]]] = []
-    run_id = ""
+    to: ClassVar[Destination]
 
-    def __init__(self, target: Any) -> None:
-        InMemory.run_id = target._binding.destination.run_id
+    def __init__(self, to: Destination) -> None:
+        InMemory.to = to
 
     def __call__(self, data: dict[str, float]) -> None:
         self.kept.append(data)
 
     @classmethod
     def write(cls) -> None:
-        client, now = MlflowClient(), int(time.time() * 1000)
+        # The pipeline has ended, and MLflow's own settings are what they were before it.
+        client, now = MlflowClient(cls.to.tracking_uri), int(time.time() * 1000)
         metrics = [
             Metric(f"bench.{key}", value, now, step)
             for step, data in enumerate(cls.kept)
@@ -146,7 +150,7 @@ class InMemory:
         ]
         for start in range(0, len(metrics), 1000):
             part = metrics[start : start + 1000]
-            client.log_batch(cls.run_id, part, synchronous=True)
+            client.log_batch(cls.to.run_id, part, synchronous=True)
 
 
 def without_the_hook() -> None:
@@ -177,9 +181,11 @@ def run_pipeline(who: str, store: str, pipeline: str) -> dict[str, float]:
 
         original = MlflowMetricsDataset.bind
 
-        def bind(self: Any, binding: Any) -> None:
+        def bind(self: Any, binding: Binding) -> None:
             original(self, binding)
-            self.save = OneRequestEach(self) if who == "floor" else InMemory(self)
+            assert binding.destination
+            instead = OneRequestEach if who == "floor" else InMemory
+            self.save = instead(binding.destination)
 
         MlflowMetricsDataset.bind = bind
     if who == "nothing":
