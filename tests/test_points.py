@@ -132,7 +132,7 @@ def test_a_list_an_array_or_a_series_is_one_point_each(value: Any) -> None:
         ({"value": 1.0, "step": np.int64(4)}, [(1.0, 4, None)]),
         ({"value": 1.0, "step": -2}, [(1.0, -2, None)]),
         ({"value": 1.0, "step": 4.0}, [(1.0, 4, None)]),
-        ({"value": 1.0, "timestamp": 5}, [(1.0, None, 5)]),
+        ({"value": 1.0, "timestamp": 0}, [(1.0, None, 0)]),
         ({"value": 1.0, "step": 4, "timestamp": 5}, [(1.0, 4, 5)]),
         ([{"value": 1.0, "step": 4}, {"value": 2.0}], [(1.0, 4, None), (2.0, None, None)]),
         ({1: 1.0, 2: 2.0}, [(1.0, 1, None), (2.0, 2, None)]),
@@ -385,12 +385,14 @@ def test_nan_and_infinities_are_logged_with_one_warning_a_metric(
 
     for _ in range(3):
         dataset.save({"a": [math.nan, math.inf, -math.inf], "b": math.nan, "c": 1.0})
+        dataset.save({"d": np.array([0.0, math.inf]), "e": np.array([0.0, 1.0])})
 
     assert [
         record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
     ] == [
         "The metric 'a' of 'm' is NaN or infinite.",
         "The metric 'b' of 'm' is NaN or infinite.",
+        "The metric 'd' of 'm' is NaN or infinite.",
     ]
     values = [point["value"] for point in dataset.load()["a"]]
     assert math.isnan(values[0])
@@ -453,10 +455,11 @@ def test_an_empty_prefix_is_none(uri: str) -> None:
 
 def test_a_timestamp_is_kept_and_one_save_has_one(uri: str) -> None:
     dataset = bound(uri)
-    dataset.save({"given": {"value": 1.0, "timestamp": 1234}, "own": list(range(2500))})
+    given = [{"value": 1.0, "timestamp": 0}, {"value": 1.0, "timestamp": 1234}]
+    dataset.save({"given": given, "own": list(range(2500))})
 
     client, run_id = MlflowClient(uri), destination_of(dataset).run_id
-    assert [p.timestamp for p in client.get_metric_history(run_id, "m.given")] == [1234]
+    assert [p.timestamp for p in client.get_metric_history(run_id, "m.given")] == [0, 1234]
     assert len({p.timestamp for p in client.get_metric_history(run_id, "m.own")}) == 1
 
 

@@ -245,6 +245,7 @@ def test_a_number_of_tokens_is_no_secret(value: object) -> None:
         ("password: 'abc def", "password: ***"),
         ('password = """a "b" c""" x', "password = *** x"),
         (r'{"password": "a\"b", "x": 1}', '{"password": ***, "x": 1}'),
+        (r'{"password": "a\\", "x": "b"}', '{"password": ***, "x": "b"}'),
         (r'"{\"password\": \"a\\\"b\", \"x\": 1}"', r'"{\"password\": ***, \"x\": 1}"'),
         ('{"token": {"value": "x}y"}} z', '{"token": ***} z'),
         ('{"passwords": ["a", ["b"]], "x": 1}', '{"passwords": ***, "x": 1}'),
@@ -319,6 +320,13 @@ def test_a_known_secret_in_another_form(written: str) -> None:
     assert "rd" not in text
     assert text.startswith("it failed: ")
     assert text.endswith(", so")
+
+
+def test_what_any_private_key_has_is_no_secret() -> None:
+    """Its first and last line, and a line so short that it is met elsewhere."""
+    text = f"-----BEGIN {_KIND}----- of 4 letters: Zk0P"
+
+    assert Secrets([KEY.replace("q2b8Zk0P", "Zk0P")]).redact(text) == text
 
 
 def test_a_secret_that_is_known_in_a_url_only() -> None:
