@@ -49,8 +49,9 @@ services: ## Install MariaDB and Chromium for the tests, where missing (Debian, 
 test: env ## Run the fast tests
 	$(RUN) pytest -n auto -m "not slow"
 
+# They wait for servers and processes as much as they compute: three at once for two cores.
 slow: env ## Run the slow tests
-	$(RUN) pytest -n auto -m slow --durations=25
+	$(RUN) pytest -n $$(.venv/bin/python -c "import os; print(os.cpu_count() * 3 // 2)") -m slow --durations=25
 
 test-package: env ## Run the fast tests with tracking/ as a package beside the projects
 	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow"
@@ -62,8 +63,8 @@ chaos: env ## Kill servers and processes at random, 100 times (half an hour)
 	CHAOS_ROUNDS=100 $(RUN) pytest -s tests/test_durability.py -k any_end_of_any_process
 
 combinations: env ## Make and adopt projects of all that can be chosen, kill at every write (an hour)
-	COMBINATIONS=all $(RUN) pytest -n auto tests/test_adopt.py tests/test_choices.py tests/test_update.py \
-		-k "every_project_of_kedros or files_are_these or checks_are_green or every_write or every_state"
+	COMBINATIONS=all $(RUN) pytest -n auto tests/test_adopt.py tests/test_choices.py tests/test_ends.py tests/test_update.py \
+		-k "every_project_of_kedros or files_are_these or checks_are_green or every_write or every_state or any_moment"
 
 coverage: env ## Run the fast tests, and say what of the template they don't reach
 	@rm -f .coverage .coverage.*

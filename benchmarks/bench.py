@@ -363,17 +363,23 @@ def commands(times: int) -> Iterator[str]:
 def reports(times: int) -> Iterator[str]:
     """What one sees: Kedro's log, and `kedro metrics` on a store with many runs."""
     configure("ours", f"tracking_uri: sqlite:///{WORK}/store.db\n")
-    yield of_time(
-        "a generator node, 1,000 yields of 3 metrics, with Kedro's log",
-        "Kedro, with a dataset that does nothing",
-        compare(
-            "logged",
-            lambda: case("logged-stream", "ours"),
-            lambda: case("logged-stream", "nothing"),
-            times,
-        ),
-        0.25,
-    )
+    for work, key, wanted in (
+        ("a generator node, 1,000 yields of 3 metrics, with Kedro's log", "nodes", 0.25),
+        # Whose floor, to write 3,000 points, Kedro has not: see the row of the 3 requests.
+        ("the same, and the end of its run", "seconds", 0.50),
+    ):
+        yield of_time(
+            work,
+            "Kedro, with a dataset that does nothing",
+            compare(
+                f"logged {key}",
+                lambda: case("logged-stream", "ours"),
+                lambda: case("logged-stream", "nothing"),
+                times,
+                key,
+            ),
+            wanted,
+        )
     own = WORK / "ours"
     catalog = own / "conf/base/catalog.yml"
     catalog.write_text(catalog.read_text() + RULES)
