@@ -98,6 +98,7 @@ FILES = {
     "src/PACKAGE/tracking/reports/commands.py",
     "src/PACKAGE/tracking/reports/curves.py",
     "src/PACKAGE/tracking/reports/live.py",
+    "src/PACKAGE/tracking/reports/saving_once.py",
     "src/PACKAGE/tracking/reports/options.py",
     "src/PACKAGE/tracking/reports/page.py",
     "src/PACKAGE/tracking/reports/reading.py",

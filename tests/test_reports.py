@@ -188,12 +188,14 @@ def test_a_tally_knows_the_last_and_the_best_points() -> None:
     tally.add({"k": Points("k", (1.0, 5.0))}, {"k": (3, 1)})
 
     seen = tally.seen()["k"]
-    assert (seen.step, seen.value, seen.points) == (3, 1.0, 5)
+    assert (seen.step, seen.value) == (3, 1.0)
     assert seen.best(Rule("k", greater_is_better=True)) == (5.0, 1)
     assert seen.best(Rule("k", greater_is_better=False)) == (1.0, 1)
     tally.add({"n": Points("n", (math.nan, math.inf))}, {"n": (0, 1)})
     (only,) = tally.seen(["n"]).values()
     assert (only.value, only.best(Rule("n", greater_is_better=True))) == (math.inf, None)
+    tally.add({"none": Points("none", ())}, {"none": ()})
+    assert "none" not in tally.seen()
 
 
 def test_a_tally_can_be_read_while_others_count() -> None:
@@ -206,7 +208,7 @@ def test_a_tally_can_be_read_while_others_count() -> None:
 
     threading.Thread(target=count).start()
     while not ended.is_set():
-        assert all(seen.points == 1 for seen in tally.seen().values())
+        assert all(seen.value == 1.0 for seen in tally.seen().values())
     assert len(tally.seen()) == 3000
 
 
@@ -285,6 +287,31 @@ def test_the_best_values_have_keys_of_their_own(curves: Lab) -> None:
         "best.curves_metrics.loss",
         "best.curves_metrics.accuracy",
     }
+
+
+def test_no_metric_has_a_best_value_of_which_nothing_says_what_is_better(lab: Lab) -> None:
+    kind = "lab.tracking.MlflowMetricsDataset"
+    rules = '{"*": {greater_is_better: false}, accuracy: {}}'
+    lab.add("base/catalog.yml", f"curves_metrics: {{type: {kind}, metrics: {rules}}}")
+    train(lab, *LOSSES)
+
+    keys = {key for key in lab.points() if key.startswith("best.")}
+    assert keys == {"best.curves_metrics.loss"}
+
+
+def test_a_best_value_has_no_best_value_of_its_own(lab: Lab) -> None:
+    """Not in a run that was there before, either, whose keys are read, nor without a prefix."""
+    kind = "lab.tracking.MlflowMetricsDataset"
+    rules = '{"*": {greater_is_better: false}}'
+    lab.add("base/catalog.yml", f'curves_metrics: {{type: {kind}, prefix: "", metrics: {rules}}}')
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    for _ in range(2):
+        train(lab, *LOSSES, mlflow_run_id=run_id)
+
+    keys = set(lab.points())
+    assert {"best.accuracy", "best.loss"} <= keys
+    assert not any(key.startswith("best.best.") for key in keys)
 
 
 @pytest.mark.parametrize("runner", [ParallelRunner, ThreadRunner])

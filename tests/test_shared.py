@@ -573,6 +573,8 @@ def test_compare_lists_the_runs_within_one_the_best_first(lab: Lab) -> None:
 
     assert [run["run_id"] for run in compared["runs"]] == best_first
     assert compared["params"]["values"] == ["[0.2, 0.4]", "[0.25]", "[0.3]", "[nan]"]
+    (losses,) = (each for each in compared["metrics"] if each["key"] == "curves_metrics.loss")
+    assert (losses["values"][0], losses["bests"]) == (0.4, [0.2, 0.25, 0.3, None])
     lines = metrics(lab, "compare", f"--parent={parent}").output.splitlines()[-5:]
     assert lines[0].split() == ["run", "status", "curves_metrics.loss", "params:values"]
     assert [line.split()[0] for line in lines[1:]] == [run_id[:8] for run_id in best_first]

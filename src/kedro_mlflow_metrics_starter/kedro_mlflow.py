@@ -40,7 +40,7 @@ WITHOUT_COUNTERPART: Mapping[str, tuple[object, str]] = {
     "tracking.params.dict_params.sep": (".", "nested parameters are joined by a dot"),
     "tracking.params.long_params_strategy": ("fail", "long values are cut, with a warning"),
     "ui.port": ("5000", "use kedro metrics ui --port"),
-    "ui.host": ("127.0.0.1", "use kedro metrics ui --host"),
+    "ui.host": ("127.0.0.1", "kedro metrics ui serves on 127.0.0.1"),
 }
 
 

@@ -10,7 +10,7 @@ from .config import MlflowConfig
 from .reports.commands import check, compare, history, show
 from .reports.options import in_project
 from .reports.serving import ui, upgrade
-from .reports.sharing import close_run, open_run
+from .reports.sharing import close_shared_run, open_shared_run
 
 
 @click.group()
@@ -34,7 +34,7 @@ def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
 
     May be interrupted and repeated. The exit status is 0 when nothing is left.
     """
-    from .delivery import sync as waiting
+    from .delivery import sync as outbox_sync
     from .process.state import process_state
     from .scanning.uris import SQLITE
     from .store.client import require_mlflow
@@ -42,11 +42,11 @@ def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
     project_path = config.project_path
     require_mlflow(SQLITE)  # of the outbox
     if discard:
-        number = waiting.discard(config, project_path, discard)
+        number = outbox_sync.discard(config, project_path, discard)
         click.echo(f"Forgot {number} requests that waited for the run {discard}.")
         return
     process_state().begin_tracking(config.tracking_uri, config.credentials)  # until the exit
-    done = waiting.sync(config, project_path, click.echo, running=running)
+    done = outbox_sync.sync(config, project_path, click.echo, running=running)
     sys.exit(0 if done else 1)
 
 
@@ -56,5 +56,5 @@ def version() -> None:
     click.echo(sys.modules[__package__ or ""].__version__)  # imported before its modules are
 
 
-for command in (show, compare, history, check, ui, upgrade, open_run, close_run):
+for command in (show, compare, history, check, ui, upgrade, open_shared_run, close_shared_run):
     metrics.add_command(command)

@@ -48,7 +48,7 @@ def _are_tags(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    with suppress(ValueError, LookupError, AttributeError):
+    with suppress(ValueError, TypeError, LookupError, AttributeError):
         return _is_text(value) and bool(value.format(pipeline="a", env="b", time=datetime.now()))
     return False
 
@@ -76,7 +76,7 @@ class MlflowConfig:
     log_params: bool = True
     summary: bool = True
     system_metrics: bool = False
-    on_outage: str = "raise"
+    on_outage: str = "raise"  # of the store at the start; later ones end no run
     outbox: str | None = None  # the project's folder
     require_delivery: bool = False
     secrets: Sequence[str] = SECRET_WORDS

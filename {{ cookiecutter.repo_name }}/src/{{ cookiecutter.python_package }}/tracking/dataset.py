@@ -44,8 +44,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
 
     ``load`` reads the current MLflow run. An input of the pipeline (``kedro run --nodes``) and,
     with ``--only-missing-outputs``, what this run has not made, is read from the newest run of the
-    experiment that has it; outside of a run all is read from the last finished one. ``exists`` is
-    whether ``load`` would find something.
+    experiment that has it; outside of a run all is read from the last finished one.
 
     In a node; ``points.parse`` lists all that it may return:
 
@@ -97,7 +96,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         """In a worker process, keep Kedro's log as short as in the pipeline's."""
         self.__dict__.update(state)
         if parent_process():
-            from .reports.live import SavingOnce
+            from .reports.saving_once import SavingOnce
 
             SavingOnce(None).begin()
 
@@ -108,8 +107,11 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
     def save(self, data: Mapping[str, Any]) -> None:
         """Write metrics (see ``points.parse``): all of them, or none where one is not allowed.
 
+        In a pipeline fewer than 1,000 points are queued, and within a second in the store or on
+        disk. What the store refuses then is the error of a later save, or of the run's end.
+
         Raises:
-            DatasetError: What is not allowed, in which metric, at which step; or there is no run.
+            DatasetError: What is not allowed, in which metric, at which step; or no run is there.
         """
         binding = self.binding or self._unbound()
         try:

@@ -1,4 +1,10 @@
-"""``MlflowPipelineHook``: which Kedro event does what."""
+"""``MlflowPipelineHook``: which Kedro event does what.
+
+Whoever comes first closes the MLflow run: ``after_pipeline_run`` (FINISHED), ``on_pipeline_error``
+(FAILED) or, as KILLED, ``process/termination.py`` at SIGTERM, SIGHUP and SIGQUIT; after Ctrl-C, of
+which Kedro tells no hook, the end of the catalog (``_close_collected``) or of the process
+(``ProcessState.begin_tracking``); after ``%reload_kedro`` the next run (``kill_interrupted_runs``).
+"""
 
 from __future__ import annotations
 
@@ -66,7 +72,7 @@ class MlflowPipelineHook:
             raise
 
     # MLflow's active run belongs to a thread, and nodes run on any. The hooks below come before
-    # those of others before a node, and after them after it. None is called at a yield.
+    # those of others before a node, and after them after it; none comes where a generator yields.
 
     @hook_impl(tryfirst=True)
     def before_dataset_loaded(self, node: Node) -> None:
@@ -84,7 +90,7 @@ class MlflowPipelineHook:
 
     @hook_impl(trylast=True)
     def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
-        """Make it so again, if the node has left another run active; in a worker, gather saves."""
+        """Make the run active again, if the node has left another; in a worker, gather saves."""
         from .process.state import process_state
 
         if run := _run_of(catalog):
@@ -96,7 +102,7 @@ class MlflowPipelineHook:
 
     @hook_impl(trylast=True)
     def on_node_error(self, catalog: DataCatalog) -> None:
-        """Make it so again, if the node has left another run active."""
+        """Make the run active again, if the node has left another one."""
         if run := _run_of(catalog):
             run.leave()
 
@@ -127,7 +133,7 @@ class MlflowPipelineHook:
     def _open(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         if (config := current_config()) is None:
             return
-        from .reports.live import SavingOnce
+        from .reports.saving_once import SavingOnce
 
         saving_once = SavingOnce(id(catalog))
         saving_once.begin()
@@ -178,7 +184,7 @@ def _set_notebook(config: MlflowConfig) -> None:
 
 
 def _end_of_log(catalog: DataCatalog) -> None:
-    from .reports.live import SavingOnce
+    from .reports.saving_once import SavingOnce
 
     SavingOnce(id(catalog)).end()
 

@@ -36,11 +36,15 @@ def metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, Mlfl
         except (DatasetError, ImportError, AttributeError):
             continue  # Kedro raises that, when it builds the dataset
         if isinstance(kind, type) and issubclass(kind, MlflowMetricsDataset | CachedDataset):
-            dataset = catalog.get(name)
-            dataset = dataset._dataset if isinstance(dataset, CachedDataset) else dataset
+            dataset = unwrapped(catalog.get(name))
             if isinstance(dataset, MlflowMetricsDataset):
                 found[name] = dataset
     return found
+
+
+def unwrapped(dataset: object) -> object:
+    """The dataset that a CachedDataset caches; any other dataset as it is."""
+    return dataset._dataset if isinstance(dataset, CachedDataset) else dataset
 
 
 def bind(

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import CachedDataset
-
 from ..dataset import MlflowMetricsDataset
 from ..delivery.delivery import Delivery, delivery_to
 from ..process.state import process_state
+from .datasets import unwrapped
 
 if TYPE_CHECKING:
     from kedro.io import DataCatalog
@@ -29,8 +28,7 @@ def gather(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
     """
     if not inspect.isgeneratorfunction(node.func):
         return
-    datasets = [catalog.get(name) for name in outputs]
-    datasets = [its._dataset if isinstance(its, CachedDataset) else its for its in datasets]
+    datasets = [unwrapped(catalog.get(name)) for name in outputs]
     bindings = [its.binding for its in datasets if isinstance(its, MlflowMetricsDataset)]
     destinations = {its.destination for its in bindings if its and its.destination}
     if destinations:

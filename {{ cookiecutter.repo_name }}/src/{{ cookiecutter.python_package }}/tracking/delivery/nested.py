@@ -16,7 +16,7 @@ from ..store.database import LEAST_SECONDS, within
 from ..store.errors import StoreUnavailableError, reason
 from ..store.mlflow_store import RETRY_SECONDS, MlflowStore, store_at
 from .outbox import Outbox, Request, RunEnd, spool_store
-from .route import END_SECONDS, PROBE_SECONDS, Destination, Route
+from .route import HASTY_SECONDS, PROBE_SECONDS, Destination, Route
 
 if TYPE_CHECKING:
     from mlflow.entities import Run, RunInfo
@@ -33,7 +33,7 @@ def end_nested(
     they have left, so the store is asked. It has some seconds for all of it, and none if it is
     known not to answer.
     """
-    deadline = time.monotonic() + (END_SECONDS if status == "KILLED" else RETRY_SECONDS)
+    deadline = time.monotonic() + (HASTY_SECONDS if status == "KILLED" else RETRY_SECONDS)
     with store_at(destination.tracking_uri).deadline(deadline - time.monotonic()):
         if info.run_id in process_state().runs_with_workers:
             runs = [*runs, *_running_within(destination, info.experiment_id)]

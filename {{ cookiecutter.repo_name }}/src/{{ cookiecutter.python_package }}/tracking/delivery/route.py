@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 # What the store has not confirmed after so many seconds is written to the outbox as well.
 CONFIRM_SECONDS = 0.5
-# For how many seconds a store that did not answer before is tried again; and at least, at the end.
-PROBE_SECONDS, END_SECONDS = 2.0, 3.0
+# For how many seconds a store is tried that did not answer before; and by a process told to end.
+PROBE_SECONDS, HASTY_SECONDS = 2.0, 3.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Destination:
     run_id: str
     outbox: Outbox | None = None
     is_external: bool = False  # the run was there before, and its end is left to who opened it
-    may_repeat: bool = False  # so is what an earlier try of the same Kedro run has written to it
+    may_repeat: bool = False  # an earlier try may have written to it; its points are left out
     part: str = ""  # of what is written: one try of one node on a cluster, which has its own steps
 
 
@@ -85,7 +85,7 @@ class Route:
         """
         if (drain := self._drain) is None:
             if end:
-                with self._store.deadline(END_SECONDS if hasty else RETRY_SECONDS):
+                with self._store.deadline(HASTY_SECONDS if hasty else RETRY_SECONDS):
                     self._send(Request(end=end))
             return
         with self._lock:
@@ -94,8 +94,8 @@ class Route:
             was_idle = self._pending.done() and not drain.is_active
         if end:
             self._write(Request(end=end), drain)
-        is_known = self.breaker.error is not None  # that the store does not answer
-        seconds = RETRY_SECONDS if not hasty else END_SECONDS if was_idle and not is_known else 0.0
+        may_answer = was_idle and self.breaker.error is None
+        seconds = RETRY_SECONDS if not hasty else HASTY_SECONDS if may_answer else 0.0
         wait([self._pending], seconds)
         drain.finish(0.0 if hasty and not self._pending.done() else seconds)
         if drain.error:

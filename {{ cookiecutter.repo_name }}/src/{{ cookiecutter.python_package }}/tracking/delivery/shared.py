@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _WAYS_OUT = START + ", or set another 'tracking_uri' in mlflow.yml"
-MOST_RUNNING = 1000  # of the newest runs that are RUNNING, among which one of a key is looked for
+MOST_OPEN = 1000  # of the newest runs that are RUNNING, among which one of a key is looked for
 
 
 def open_shared(
@@ -108,7 +108,7 @@ def _running(store: MlflowStore, experiment: str, key: str) -> list[str]:
     search, within = "attributes.status = 'RUNNING'", store.experiment_id(experiment)
     runs = [
         run.info
-        for run in store.search_runs(search, within, MOST_RUNNING)
+        for run in store.search_runs(search, within, MOST_OPEN)
         if run.data.tags.get(Tag.SHARED) == key
     ]
     return [info.run_id for info in sorted(runs, key=lambda info: (info.start_time, info.run_id))]

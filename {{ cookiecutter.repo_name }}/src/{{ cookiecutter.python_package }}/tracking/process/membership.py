@@ -24,7 +24,7 @@ class Membership:
     process_id: int
 
     def __getstate__(self) -> dict[str, Any]:
-        """Take note that other processes may write to the run."""
+        """The state to pickle; a note is taken that other processes may write to the run."""
         process_state().runs_with_workers.add(self.run["run_id"])
         return self.__dict__
 

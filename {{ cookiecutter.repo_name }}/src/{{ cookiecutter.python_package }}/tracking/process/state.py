@@ -24,7 +24,7 @@ class ProcessState:
     def __init__(self) -> None:
         self.open_runs: list[Any] = []  # run.py: TrackedRun, while a Kedro run uses it
         self.deliveries: dict[Any, Any] = {}  # delivery.delivery: Delivery by destination
-        self.breakers: dict[str, Any] = {}  # delivery.route: CircuitBreaker by the store's URI
+        self.breakers: dict[str, Any] = {}  # delivery.breaker: CircuitBreaker by the store's URI
         self.stores: dict[str, Any] = {}  # store.mlflow_store: MlflowStore by URI
         self.secrets: dict[Any, Any] = {}  # redaction.py: Secrets by project folder
         self.runs_with_workers: set[str] = set()  # process.membership: ids of MLflow runs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .rows import Row, Value, number
 from .rules import rule_of
-from .runs import NotFoundError, Runs
+from .runs import NotFoundError, Runs, no_rule
 from .sheet import Cell, Sheet
 from .tables import Params, title
 
@@ -31,10 +31,7 @@ def ranked(runs: Runs, parent: Run, key: str) -> tuple[list[Run], str]:
         if rule.greater_is_better is not None and rule_of(each, runs.rules) is rule
     ]
     if not ruled:
-        raise NotFoundError(
-            f"Which value of {repr(key) if key else 'any metric'} is the best, nothing says; give"
-            " its dataset in the catalog `metrics:` with 'greater_is_better'."
-        )
+        raise no_rule(repr(key) if key else "any metric")
     key, greater = ruled[0]
     if key not in known:
         raise NotFoundError(f"No run within {title(parent)} has a metric {key!r}.")

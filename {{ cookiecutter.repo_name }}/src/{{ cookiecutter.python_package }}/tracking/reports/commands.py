@@ -104,6 +104,7 @@ def compare(
             {
                 "key": row.key,
                 "values": [value and value.last for value in row.values],
+                "bests": [value and value.best for value in row.values],
                 "changes": [row.change(number) for number in range(len(found))],
                 "best": row.best,
             }

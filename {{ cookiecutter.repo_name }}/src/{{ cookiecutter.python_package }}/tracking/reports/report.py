@@ -61,8 +61,8 @@ class RunReport:
     def record(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Count what is saved, on the thread that saves it."""
         self._tally.add(metrics, steps)
-        if self._live and metrics:
-            name = self._delivery.steps.writers.get(next(iter(metrics)), "")
+        name = self._delivery.steps.writers.get(next(iter(metrics), ""))
+        if self._live and name:  # the system's metrics are no dataset's
             self._quietly(self._live.update, name, partial(self._latest, metrics))
 
     def pause(self) -> None:
@@ -89,7 +89,8 @@ class RunReport:
             with store_at(delivery.destination.tracking_uri).deadline(STORE_SECONDS):
                 stored = self._quietly(self._read) or {}
                 if self._is_shared():
-                    self._quietly(self._read_histories, stored, seen)
+                    own_keys = with_best(stored, self._best_start)
+                    self._quietly(self._read_histories, own_keys, seen)
         own = {key: (each.value, each.step) for key, each in self._tally.seen().items()}
         points = {key: stored[key] for key in stored.keys() - own.keys()} | own
         points |= self._quietly(self._write_best, seen) or {}

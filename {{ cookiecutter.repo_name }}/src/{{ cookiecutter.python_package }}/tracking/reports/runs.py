@@ -41,6 +41,14 @@ class NotFoundError(TrackingError):
     exit_code = 2
 
 
+def no_rule(metric: str) -> NotFoundError:
+    """The error where nothing says which value of a metric is the best."""
+    return NotFoundError(
+        f"Which value of {metric} is the best, nothing says; give its dataset in the catalog"
+        " `metrics:` with 'greater_is_better'."
+    )
+
+
 class Runs:
     """The MLflow runs of a project's experiment, in its store, which is opened to be read."""
 
@@ -136,10 +144,7 @@ class Runs:
     def _best(self, key: str) -> Run:
         rule = rule_of(key, self.rules)
         if rule is None or rule.greater_is_better is None:
-            raise NotFoundError(
-                f"Which value of {key!r} is the best, nothing says; give its dataset in the"
-                " catalog `metrics:` with 'greater_is_better'."
-            )
+            raise no_rule(repr(key))
         order = "DESC" if rule.greater_is_better else "ASC"
         found: dict[float, Run] = {}  # by value; not all runs have a best of their own
         for sorted_by in (best_start(self._config.separator) + key, key):

@@ -15,7 +15,7 @@ STATUSES = ("FINISHED", "FAILED", "KILLED")
 @click.option("--name", default="", help="The run's name ('run_name' in mlflow.yml).")
 @click.option("--key", default="", help="While one that was opened with it is running: that one.")
 @in_project
-def open_run(config: MlflowConfig, pipeline: str, name: str, key: str) -> None:
+def open_shared_run(config: MlflowConfig, pipeline: str, name: str, key: str) -> None:
     """Open an MLflow run and leave it open; its id is the last line that is printed.
 
     Each step of an orchestrator, a `kedro run --nodes=...` say, gets the id, as `MLFLOW_RUN_ID` in
@@ -32,7 +32,7 @@ def open_run(config: MlflowConfig, pipeline: str, name: str, key: str) -> None:
 @click.argument("run", metavar="RUN")
 @click.option("--status", type=click.Choice(STATUSES), default="FINISHED", show_default=True)
 @in_project
-def close_run(config: MlflowConfig, run: str, status: str) -> None:
+def close_shared_run(config: MlflowConfig, run: str, status: str) -> None:
     """End the MLflow run RUN: an id or its beginning, or a name.
 
     A step that failed and was repeated afterwards may make a failed run a finished one.

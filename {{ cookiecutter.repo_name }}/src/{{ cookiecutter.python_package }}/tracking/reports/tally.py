@@ -20,14 +20,12 @@ class Seen:
 
     step: int = -(2**63)  # the last
     value: float = math.nan  # at the last step
-    points: int = 0
     low: tuple[float, int] = (math.inf, 0)  # the lowest value, and its first step
     high: tuple[float, int] = (-math.inf, 0)
 
     def add(self, values: Iterable[float], steps: Iterable[int]) -> None:
         """Count points; one that is NaN or infinite may be the last, but never the best."""
         for value, step in zip(values, steps, strict=True):
-            self.points += 1
             if step >= self.step:
                 self.step, self.value = step, value
             if math.isinf(value):
@@ -38,7 +36,9 @@ class Seen:
                 self.high = value, step
 
     def best(self, rule: Rule) -> tuple[float, int] | None:
-        """The best value and its step; None if there was no finite one."""
+        """The best value and its step; None if none was finite, or nothing says which is best."""
+        if rule.greater_is_better is None:
+            return None
         best = self.high if rule.greater_is_better else self.low
         return best if math.isfinite(best[0]) else None
 
@@ -62,6 +62,8 @@ class Tally:
         """Count what is written, on any thread."""
         with self._lock:
             for key, points in metrics.items():
+                if not len(points.values):
+                    continue
                 seen = self._keys.setdefault(key, Seen())
                 for start in range(0, len(points.values), AT_ONCE):
                     part = slice(start, start + AT_ONCE)

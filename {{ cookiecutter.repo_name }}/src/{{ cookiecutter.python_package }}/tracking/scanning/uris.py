@@ -24,7 +24,7 @@ def uri_problem(uri: str) -> str | None:
             "it is sqlite:///mlflow.db, http(s)://host:port, databricks, a URI of postgresql, mysql"
             " or mssql, or of a scheme that a plugin of MLflow adds"
         )
-    in_file = re.match(r"sqlite(\+\w+)?:///(?!:memory:|file:)[^?]+(?!.*\bmode=memory)", uri)
+    in_file = re.match(r"sqlite:///(?!:memory:|file:)[^?]+(?!.*\bmode=memory)", uri)
     if scheme == "sqlite" and not in_file:  # in memory each thread and process would have its own
         return "an SQLite store is a file, such as sqlite:///mlflow.db"
     return None

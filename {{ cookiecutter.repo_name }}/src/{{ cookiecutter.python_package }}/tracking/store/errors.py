@@ -22,7 +22,7 @@ from .problems import (
 if TYPE_CHECKING:
     from requests import Response
 
-# 408 and 429 ask for another try; 5xx say that it was not the request's fault, but for these two.
+# The first ask for another try; 5xx say that it was not the request's fault, but for these two.
 _TRANSIENT, _REFUSED_5XX = {408, 425, 429}, {501, 505}
 _BY_STATUS = {401: Problem.LOGIN, 403: Problem.RIGHTS, 413: Problem.TOO_LARGE}
 

@@ -33,7 +33,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 
 
 class Retry:
-    """Makes requests again, within a deadline: the thread's, or that of the one that it helps."""
+    """Makes requests again, within the thread's deadline or, if it has none, the soonest of any."""
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}  # by thread
