@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def main() -> None:
             page.get_by_placeholder("Search metric charts").fill("^(my|training)")
             page.wait_for_timeout(SETTLED)
             page.screenshot(path=DOCS / "mlflow-ui.png")
+            server.signal_group(signal.SIGINT)  # killed, it would leave MLflow's own behind
+            server.wait()
     for picture in DOCS.glob("*.png"):
         print(f"{picture.name}: {picture.stat().st_size // 1000} kB")
 
