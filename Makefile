@@ -63,8 +63,8 @@ chaos: env ## Kill servers and processes at random, 100 times (half an hour)
 	CHAOS_ROUNDS=100 $(RUN) pytest -s tests/test_durability.py -k any_end_of_any_process
 
 combinations: env ## Make and adopt projects of all that can be chosen, kill at every write (an hour)
-	COMBINATIONS=all $(RUN) pytest -n auto tests/test_adopt.py tests/test_choices.py tests/test_ends.py tests/test_update.py \
-		-k "every_project_of_kedros or files_are_these or checks_are_green or every_write or every_state or any_moment"
+	COMBINATIONS=all $(RUN) pytest -n auto tests/test_adopt.py tests/test_choices.py tests/test_update.py \
+		-k "every_project_of_kedros or files_are_these or checks_are_green or every_write or every_state"
 
 coverage: env ## Run the fast tests, and say what of the template they don't reach
 	@rm -f .coverage .coverage.*

@@ -19,16 +19,7 @@ from typing import Any
 import mlflow
 import pytest
 from databases import unavailable
-from helpers import (
-    ALL_COMBINATIONS,
-    KEDRO,
-    Lab,
-    Project,
-    points_in,
-    register_hooks,
-    runs_in,
-    wait_until,
-)
+from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in, wait_until
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
 from mlflow import MlflowClient
@@ -489,14 +480,13 @@ def test_a_signal_at_any_moment(
     project = make_project("slow_stream")
     dice = random.Random(runner)
     seen = 0
-    moments = 20 if ALL_COMBINATIONS else 12
-    for moment in range(moments):
+    for moment in range(20):
         diary = tmp_path / f"diary{moment}"
         with project.started(
             KEDRO, "run", f"--runner={runner}", f"--params=diary={diary}"
         ) as process:
             # From before MLflow is imported to after the last point.
-            pause = dice.uniform(0.3, 1.2) if moment < moments / 4 else 0
+            pause = dice.uniform(0.3, 1.2) if moment < 5 else 0
             while not pause and not diary.exists() and process.running.poll() is None:
                 time.sleep(0.01)
             time.sleep(pause or dice.uniform(0, 4))
@@ -523,4 +513,4 @@ def test_a_signal_at_any_moment(
                 # this block it is killed.
                 written = wait_until(partial(points_of_diary, project, len(saved))) if saved else []
                 assert [step for step, _ in written] == list(range(len(written))), moment
-    assert seen >= moments / 2
+    assert seen >= 10
