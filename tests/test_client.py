@@ -5,7 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -13,7 +16,7 @@ import mlflow
 import pytest
 import requests
 from databases import unavailable
-from lab.tracking.store.client import _with_globals, make_client
+from lab.tracking.store.client import MOST_AT_ONCE, Turns, _with_globals, make_client
 from lab.tracking.store.mlflow_store import Retry
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -237,3 +240,39 @@ def test_nothing_is_written_outside_of_a_workspace(
         assert "team" in request[2].values()
     else:
         assert made == []
+
+
+def test_few_threads_open_runs_at_once_and_all_do() -> None:
+    """However long all of them take together: a slow server answers."""
+    turns, within, seen = Turns(), threading.Semaphore(MOST_AT_ONCE), []
+
+    def open_run(number: int) -> None:
+        with turns.take(seconds=0.5):
+            assert within.acquire(blocking=False)
+            time.sleep(0.05)
+            within.release()
+            seen.append(number)
+
+    with ThreadPoolExecutor(64) as pool:
+        list(pool.map(open_run, range(64)))
+    assert sorted(seen) == list(range(64))
+
+
+def test_where_the_store_hangs_nobody_waits_for_all_before_them() -> None:
+    turns, hang = Turns(), threading.Event()
+
+    def open_run(_: int) -> None:
+        with turns.take(seconds=0.2):
+            hang.wait()
+            raise TimeoutError
+
+    def take() -> None:
+        with turns.take(seconds=0.2):
+            pass
+
+    with ThreadPoolExecutor(MOST_AT_ONCE + 2) as pool:
+        hung = [pool.submit(open_run, number) for number in range(MOST_AT_ONCE)]
+        waited = pool.submit(take)
+        waited.result(timeout=20)  # though no turn is free
+        hang.set()
+    assert all(isinstance(one.exception(), TimeoutError) for one in hung)

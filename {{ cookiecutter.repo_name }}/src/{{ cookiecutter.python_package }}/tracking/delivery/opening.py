@@ -123,8 +123,13 @@ def tracking(
     store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
-    state, deadline = process_state(), store.deadline(START_SECONDS)
-    with as_tracking_error(store.uri, ways_out), gc_paused_for_import(), deadline:
+    state, turn = process_state(), store.turns.take(START_SECONDS)
+    with (
+        as_tracking_error(store.uri, ways_out),
+        turn,
+        gc_paused_for_import(),
+        store.deadline(START_SECONDS),
+    ):
         require_mlflow(store.uri)
         store.open()
         try:

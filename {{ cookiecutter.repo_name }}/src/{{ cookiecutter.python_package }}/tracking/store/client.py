@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .database import Retry
 
 _IMPORTED_IN = os.getpid()
+# How many threads of this process open runs in one store at the same time.
+MOST_AT_ONCE = 4
 
 
 def require_mlflow(tracking_uri: str) -> None:
@@ -83,12 +85,9 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
     """
     from mlflow.utils import rest_utils
 
-    first = _First()
-
     def http_request(*arguments: Any, **options: Any) -> Any:
-        with first.alone(timeout()):
-            options |= {"max_retries": 0, "timeout": timeout(), "raise_on_status": False}
-            return check_answer(rest_utils.http_request(*arguments, **options))
+        options |= {"max_retries": 0, "timeout": timeout(), "raise_on_status": False}
+        return check_answer(rest_utils.http_request(*arguments, **options))
 
     call_endpoint = _with_globals(rest_utils.call_endpoint, http_request=http_request)
     method = _with_globals(type(store)._call_endpoint, call_endpoint=call_endpoint)
@@ -97,30 +96,31 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
     return server
 
 
-class _First:
-    """Until a server has answered once, this process's threads ask it one after the other.
+class Turns:
+    """Lets a few of this process's threads open runs in a store at once; the others wait.
 
-    MLflow's server (3.17) takes 0.3 s of computing to check a password, and remembers which ones
-    are right (``auth_cache_ttl_seconds``): a hundred first requests at once would take all of that.
+    MLflow's server (3.17) takes 0.3 s of computing to check a password, and each of its workers
+    remembers which ones are right (``auth_cache_ttl_seconds``): a hundred threads at once would
+    take all of it, and find that the server does not answer in time.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._has_answered = False
+        self._free = threading.BoundedSemaphore(MOST_AT_ONCE)
+        self._served = 0
 
     @contextmanager
-    def alone(self, seconds: float) -> Iterator[None]:
-        """Wait for at most so many seconds for who has asked before."""
-        is_mine = not self._has_answered and self._lock.acquire(timeout=seconds)
-        if is_mine and self._has_answered:  # meanwhile: all who have waited go on at once
-            self._lock.release()
-            is_mine = False
+    def take(self, seconds: float) -> Iterator[None]:
+        """Wait for a turn while others have theirs; go on without if for so long nobody had one."""
+        served, is_mine = -1, False
+        while not is_mine and served != self._served:
+            served = self._served
+            is_mine = self._free.acquire(timeout=seconds)
         try:
             yield
-            self._has_answered = True
+            self._served += 1
         finally:
             if is_mine:
-                self._lock.release()
+                self._free.release()
 
 
 def _with_globals(function: Any, **names: Any) -> FunctionType:

@@ -16,7 +16,7 @@ from ..process.state import gc_paused, process_state
 from ..redaction import redact
 from ..scanning.uris import sqlite_path
 from . import database, queries
-from .client import make_client
+from .client import Turns, make_client
 from .errors import StoreUnavailableError, TrackingError, is_transient, reason, refined
 from .sqlite import make_or_check
 
@@ -91,6 +91,7 @@ class MlflowStore:
         self.is_open = False  # it is there and whole, as far as this process has seen
         self.retry = Retry()
         self.deadline = self.retry.deadline
+        self.turns = Turns()
         self._path = sqlite_path(uri)
         self.keys: Any = None  # keys.py: what is known of a MySQL store's
         self._is_database_server = bool(database.dialect(uri))
