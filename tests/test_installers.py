@@ -109,24 +109,14 @@ class TestUv:
 class TestPip:
     pytestmark = slow
 
-    def test_editable_then_as_a_copy(self, activated: Shell) -> None:
+    def test_from_the_list_editable_and_as_a_copy(self, activated: Shell) -> None:
+        """The list alone will do for a run and a wheel."""
         project = activated.folder
-        activated.run("pip install -e .")
+        activated.run("pip install -r requirements.txt")
         activated.run("kedro run")
         assert_ran(project)
 
-        activated.run("pip install .")
-        activated.run("kedro run")
-        assert_ran(project, runs=2)
-        where = activated.run("(cd / && python -c 'import my_project; print(my_project.__file__)')")
-        assert "site-packages" in where
-
-    def test_the_list_alone_will_do_for_a_run_and_a_wheel(self, activated: Shell) -> None:
-        activated.run("pip install -r requirements.txt")
-        activated.run("kedro run")
-        assert_ran(activated.folder)
-
-        dist = activated.folder / "dist"
+        dist = project / "dist"
         activated.run("pip install build")
         activated.run("python -m build")
         with tarfile.open(dist / "my_project-0.1.tar.gz") as sdist:
@@ -137,6 +127,16 @@ class TestPip:
         activated.run("kedro package")
         assert (dist / "conf-my_project.tar.gz").exists()
         self._check_wheel(dist)
+
+        activated.run("pip install -e .")
+        activated.run("kedro run")
+        assert_ran(project, runs=2)
+
+        activated.run("pip install .")
+        activated.run("kedro run")
+        assert_ran(project, runs=3)
+        where = activated.run("(cd / && python -c 'import my_project; print(my_project.__file__)')")
+        assert "site-packages" in where
 
     @staticmethod
     def _check_wheel(dist: Path) -> None:

@@ -95,6 +95,7 @@ class Shell:
         keep = ("COLUMNS", "PYTHONPATH", "VIRTUAL_ENV")
         self.environment = {k: v for k, v in os.environ.items() if k not in keep}
         self.environment["PYTHONUNBUFFERED"] = "1"
+        self.environment["PIP_COMPILE"] = "0"  # only what is imported, when it is
 
     def run(self, command: str) -> str:
         """What a command prints; it must succeed."""
