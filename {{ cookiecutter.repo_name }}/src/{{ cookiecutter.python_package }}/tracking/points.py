@@ -82,10 +82,10 @@ def parse(data: object, separator: str = ".") -> list[Points]:
     Raises:
         PointsError: Anything else, at any depth. Nothing is returned in part.
     """
-    if isinstance(data, Mapping):
-        return list(_walk(data, (), separator))
-    rule = "Metrics are a mapping of names to metrics"
-    raise PointsError(f"{rule}, not {shown(data)}; return a dict.")
+    if not isinstance(data, Mapping):
+        rule = "Metrics are a mapping of names to metrics"
+        raise PointsError(f"{rule}, not {shown(data)}; return a dict.")
+    return list(_walk(data, (), separator))
 
 
 def by_key(metrics: Iterable[Points], prefix: str, separator: str) -> dict[str, Points]:
@@ -141,6 +141,8 @@ def _is_point(value: Mapping[Any, Any]) -> bool:
 
 
 def _metric(name: str, value: Any) -> Points:
+    if type(value) is float:  # most are
+        return Points(name, (value,))
     index = getattr(value, "index", None)  # pandas'; of a list it is a method
     value = _plain(name, value)
     if _is_numbers(value):
@@ -161,9 +163,8 @@ def _metric(name: str, value: Any) -> Points:
 def _steps_of(name: str, index: Any) -> Sequence[int] | None:
     """The steps that the index of a pandas Series gives, if it does."""
     is_set = type(index).__name__ != "RangeIndex" or (index.start, index.step) != (0, 1)
-    if is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index):
-        return [_step(name, label) for label in index]
-    return None
+    has = is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index)
+    return [_step(name, label) for label in index] if has else None
 
 
 def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | None]:
@@ -231,12 +232,11 @@ def _plain(name: str, value: Any) -> Any:
     """Arrays, Series and tensors as an array of doubles or as Python's lists; all else as it is."""
     if type(value).__module__.startswith("polars.") and hasattr(value, "to_list"):
         return value.to_list()  # a Series; its to_numpy() makes NaN of a null
-    dimensions = getattr(value, "ndim", None)  # of NumPy, pandas, PyTorch, JAX and TensorFlow
-    if not isinstance(dimensions, int):
+    ndim = getattr(value, "ndim", None)  # of NumPy, pandas, PyTorch, JAX and TensorFlow
+    if not isinstance(ndim, int):
         return value
-    if dimensions > 1:
-        kind = type(value).__name__
-        raise PointsError(f"Metric {name!r} is a {dimensions}-d {kind}; {A_METRIC}.")
+    if ndim > 1:
+        raise PointsError(f"Metric {name!r} is a {ndim}-d {type(value).__name__}; {A_METRIC}.")
     if _is_date_or_record(value):
         raise PointsError(f"Metric {name!r} has values of the type {value.dtype}; {A_VALUE}.")
     numpy: Any = sys.modules.get("numpy")
@@ -247,4 +247,4 @@ def _plain(name: str, value: Any) -> Any:
     elif not hasattr(value, "tolist"):  # TensorFlow's tensors
         value = value.numpy()
     fits = type(value) is getattr(numpy, "ndarray", None) and value.dtype.char in "?bBhHiIlLqQefd"
-    return value.astype(float, copy=False) if fits and dimensions else value.tolist()
+    return value.astype(float, copy=False) if fits and ndim else value.tolist()
