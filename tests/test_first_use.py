@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import sqlite3
@@ -94,9 +95,14 @@ def test_ctrl_c_twice_in_a_first_run_leaves_no_half_made_store(project: Project)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_first_run_killed_at_any_moment(project: Project) -> None:
-    for moment in range(12):
-        with project.started(KEDRO, "run"):
-            time.sleep(0.8 + 0.2 * moment)
+    """Before there is a file of the store, while it is made, and after."""
+    dice = random.Random(0)
+    new = project.path / ".mlflow.db-new"
+    for moment in range(8):
+        with project.started(KEDRO, "run") as process:
+            if moment:
+                process.wait_until(lambda: new.exists() or project.store.exists())
+            time.sleep(dice.uniform(0, 2))
         done = project.attempt(KEDRO, "run")
         assert done.returncode == 0, done.stdout + done.stderr
         assert project.runs()[-1].info.status == "FINISHED"

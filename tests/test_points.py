@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from helpers import examples
+from helpers import EXPLORING, examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
@@ -564,42 +564,46 @@ def _named(metric: dict[Any, Any]) -> bool:
     return all(isinstance(key, str) for key in metric)
 
 
-def check(dataset: MlflowMetricsDataset, data: Any) -> dict[str, set[tuple[int, str]]] | None:
+Loaded = dict[str, set[tuple[int, str]]]
+
+
+def check(dataset: MlflowMetricsDataset, data: Any, before: Loaded) -> Loaded | None:
     """Save; what is read back, or None where it was refused and nothing was written."""
-    before = dataset.load()
+    is_saved = True
     try:
         dataset.save(data)
     except DatasetError as error:
         assert "Nothing of 'm' was written" in str(error) or data is None
-        assert repr(dataset.load()) == repr(before)  # NaN is not equal to itself
-        return None
-    return {
+        is_saved = False
+    loaded = {
         name: {(p["step"], repr(p["value"] + 0.0)) for p in (m if isinstance(m, list) else [m])}
         for name, m in dataset.load().items()
     }
+    assert is_saved or loaded == before
+    return loaded if is_saved else None
 
 
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(payloads)
 def test_whatever_is_accepted_is_read_back(uri: str, data: Any) -> None:
-    loaded = check(bound(uri), data)
+    loaded = check(bound(uri), data, {})
     assert loaded is None or loaded == expected(data)
 
 
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.too_slow])
 @given(junk)
 def test_whatever_is_refused_writes_nothing(uri: str, data: Any) -> None:
-    check(bound(uri), data)
+    check(bound(uri), data, {})
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(4 if EXPLORING else 2))
 @settings(max_examples=1250, suppress_health_check=list(HealthCheck))
 @given(payloads, junk)
 def test_any_payload_at_length(uri: str, part: int, accepted: Any, refused: Any) -> None:
-    """10,000 payloads."""
+    """5,000 payloads; in exploring 10,000 new ones."""
     dataset = bound(uri)
-    loaded = check(dataset, accepted)
+    loaded = check(dataset, accepted, {})
     assert loaded is None or loaded == expected(accepted)
-    check(dataset, refused)
+    check(dataset, refused, loaded or {})
