@@ -110,7 +110,7 @@ def is_transient_in_database(driver: BaseException) -> bool:
         return "locked" in text or "busy" in text
     if problem := database_problem(driver):
         return problem is Problem.TOO_MANY
-    if number is not None and number in _MYSQL_TRANSIENT:
+    if number in _MYSQL_TRANSIENT:
         return True
     if state is not None:
         return state.startswith(_POSTGRES_TRANSIENT)
