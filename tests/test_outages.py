@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 import pytest
+import sqlalchemy
 from faults import FAULTS, FaultyProxy, Server, outage_after
 from helpers import (
     FLOW_KEYS,
@@ -50,6 +51,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
     INVALID_PARAMETER_VALUE,
     PERMISSION_DENIED,
     REQUEST_LIMIT_EXCEEDED,
@@ -797,6 +799,13 @@ def sql_error(text: str, driver: type[Exception]) -> Exception:
     return error
 
 
+def caused_by(cause: Exception) -> Exception:
+    """What MLflow's SQL stores raise for any other error of SQLAlchemy's."""
+    error = MlflowException("no", error_code=BAD_REQUEST)
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
@@ -809,6 +818,8 @@ def sql_error(text: str, driver: type[Exception]) -> Exception:
         (RestException({"error_code": "BAD_REQUEST", "message": "no"}), False),
         (sql_error("database is locked", sqlite3.OperationalError), True),
         (sql_error("deadlock detected", RuntimeError), True),
+        (caused_by(sqlalchemy.exc.TimeoutError("QueuePool limit of size 5 reached")), True),
+        (caused_by(sqlalchemy.exc.ArgumentError("no such URL")), False),
         (sql_error("database or disk is full", sqlite3.OperationalError), False),
         (sql_error("attempt to write a readonly database", sqlite3.OperationalError), False),
         (MlflowException("no", error_code=INVALID_PARAMETER_VALUE), False),
