@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -259,20 +260,22 @@ def test_few_threads_open_runs_at_once_and_all_do() -> None:
 
 
 def test_where_the_store_hangs_nobody_waits_for_all_before_them() -> None:
-    turns, hang = Turns(), threading.Event()
+    turns, within, hang = Turns(), threading.Barrier(MOST_AT_ONCE + 1), threading.Event()
 
-    def open_run(_: int) -> None:
-        with turns.take(seconds=0.2):
+    def open_run() -> None:
+        with turns.take(seconds=20):
+            within.wait(20)
             hang.wait()
             raise TimeoutError
 
-    def take() -> None:
-        with turns.take(seconds=0.2):
-            pass
-
-    with ThreadPoolExecutor(MOST_AT_ONCE + 2) as pool:
-        hung = [pool.submit(open_run, number) for number in range(MOST_AT_ONCE)]
-        waited = pool.submit(take)
-        waited.result(timeout=20)  # though no turn is free
+    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
+        hung = [pool.submit(open_run) for _ in range(MOST_AT_ONCE)]
+        within.wait(20)
+        with turns.take(seconds=0.2):  # though none is free
+            assert not any(one.done() for one in hung)
         hang.set()
     assert all(isinstance(one.exception(), TimeoutError) for one in hung)
+    with ExitStack() as stack:  # all are free again
+        for _ in range(MOST_AT_ONCE):
+            stack.enter_context(turns.take(seconds=0))
+        assert not turns._free.acquire(blocking=False)

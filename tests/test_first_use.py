@@ -98,9 +98,9 @@ def test_a_first_run_killed_at_any_moment(project: Project) -> None:
     """Before there is a file of the store, while it is made, and after."""
     dice = random.Random(0)
     new = project.path / ".mlflow.db-new"
-    for moment in range(8):
+    for moment in range(12):
         with project.started(KEDRO, "run") as process:
-            if moment:
+            if moment > 1:
                 process.wait_until(lambda: new.exists() or project.store.exists())
             time.sleep(dice.uniform(0, 2))
         done = project.attempt(KEDRO, "run")

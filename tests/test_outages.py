@@ -746,7 +746,7 @@ def test_sync_killed_at_any_point(bake: Callable[..., Path], store: Path, tmp_pa
     dice = random.Random(0)
     with server:
         killed = 0
-        for _ in range(8):
+        for _ in range(20):
             with project.started(KEDRO, "metrics", "sync") as process:
                 wait_for_more(store, process)
                 time.sleep(dice.uniform(0, 0.5))

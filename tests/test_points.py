@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from helpers import EXPLORING, examples
+from helpers import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
@@ -598,11 +598,11 @@ def test_whatever_is_refused_writes_nothing(uri: str, data: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("part", range(4 if EXPLORING else 2))
+@pytest.mark.parametrize("part", range(4))
 @settings(max_examples=1250, suppress_health_check=list(HealthCheck))
 @given(payloads, junk)
 def test_any_payload_at_length(uri: str, part: int, accepted: Any, refused: Any) -> None:
-    """5,000 payloads; in exploring 10,000 new ones."""
+    """10,000 payloads."""
     dataset = bound(uri)
     loaded = check(dataset, accepted, {})
     assert loaded is None or loaded == expected(accepted)

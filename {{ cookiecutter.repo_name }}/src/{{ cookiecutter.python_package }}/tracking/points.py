@@ -163,8 +163,8 @@ def _metric(name: str, value: Any) -> Points:
 def _steps_of(name: str, index: Any) -> Sequence[int] | None:
     """The steps that the index of a pandas Series gives, if it does."""
     is_set = type(index).__name__ != "RangeIndex" or (index.start, index.step) != (0, 1)
-    has = is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index)
-    return [_step(name, label) for label in index] if has else None
+    are_steps = is_set and getattr(index, "is_unique", False) and None not in map(_as_int, index)
+    return [_step(name, label) for label in index] if are_steps else None
 
 
 def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | None]:
