@@ -126,9 +126,8 @@ def allowed_name(name: str) -> str:
 def _walk(data: Mapping[Any, Any], path: tuple[str, ...], separator: str) -> Iterator[Points]:
     for name, value in data.items():
         if not isinstance(name, str) or not name.strip():
-            within = f" in {separator.join(path)!r}" if path else ""
-            error = f"The metric name {shown(name)}{within} is not one"
-            raise PointsError(f"{error}; a name is a non-empty string.")
+            what = f"{shown(name)} in {separator.join(path)!r}" if path else shown(name)
+            raise PointsError(f"The metric name {what} is not one; a name is a non-empty string.")
         full = (*path, name)
         if isinstance(value, Mapping) and not _is_point(value) and None in map(_as_int, value):
             yield from _walk(value, full, separator)  # a key is a name, and no step
@@ -143,8 +142,7 @@ def _is_point(value: Mapping[Any, Any]) -> bool:
 def _metric(name: str, value: Any) -> Points:
     if type(value) is float:  # most are
         return Points(name, (value,))
-    index = getattr(value, "index", None)  # pandas'; of a list it is a method
-    value = _plain(name, value)
+    index, value = getattr(value, "index", None), _plain(name, value)  # a list's is a method
     if _is_numbers(value):
         return Points(name, value, _steps_of(name, index))
     rows: list[tuple[float, int | None, int | None]]
@@ -190,6 +188,8 @@ def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | Non
 
 
 def _number(name: str, value: Any, where: str) -> float:
+    if type(value) is float:  # most are
+        return value
     scalar = _plain(name, value)
     with suppress(OverflowError, ValueError):  # 10**400; a signalling NaN
         if isinstance(scalar, numbers.Real | Decimal):

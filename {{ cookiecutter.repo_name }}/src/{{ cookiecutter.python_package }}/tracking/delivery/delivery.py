@@ -83,8 +83,7 @@ class Delivery:
             metrics, steps = self._earlier.without(metrics, steps)
         points = _points(metrics, steps)
         batch = list(islice(points, METRICS_PER_REQUEST))
-        are_few = sum(map(len, steps.values())) < METRICS_PER_REQUEST
-        if are_few and self._batcher and self._batcher.put(batch):
+        if len(batch) < METRICS_PER_REQUEST and self._batcher and self._batcher.put(batch):
             return
         self.flush()
         while batch:
@@ -199,7 +198,8 @@ class Batcher:
                     return False
             self._waiting.extend(points)
             self._put += len(points)
-            self._changed.notify_all()
+            if not len(points) < len(self._waiting) < METRICS_PER_REQUEST:  # the first, or enough
+                self._changed.notify_all()
             return True
 
     def flush(self) -> None:
