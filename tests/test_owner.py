@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -243,8 +244,12 @@ class ShellWithServer(Shell):
             return super().run(command)
         command = f"exec {command.replace('5000', self.port)}"
         url, log = f"http://127.0.0.1:{self.port}", self.folder.parent / "server.log"
-        self.server = HttpProcess(["bash", "-c", command], url, log, self.folder, self.environment)
+        # The jobs of MLflow's own are a dozen processes, which all import MLflow just then.
+        environment = {**self.environment, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        self.server = HttpProcess(["bash", "-c", command], url, log, self.folder, environment)
         self.server.start()
+        for _ in range(4 * 4):  # each of its four workers opens the store at its first request
+            urllib.request.urlopen(f"{url}/api/2.0/mlflow/experiments/search?max_results=1").close()
         return ""
 
     def write(self, path: Path, text: str, add: bool) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ..redaction import redact, without_credentials
-from .errors import TrackingError
+from .errors import NO_ANSWER, TrackingError
 from .problems import is_lock_timeout
 from .schema import CREATE_SECONDS, Schema, mismatch, settled
 
@@ -72,7 +72,7 @@ def within(seconds: float, request: Callable[[], T]) -> T:
         run()
     wait([outcome], max(seconds, LEAST_SECONDS))
     if not outcome.done():
-        raise TimeoutError("it does not answer in time")
+        raise TimeoutError(NO_ANSWER)
     return outcome.result()
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _TRANSIENT, _REFUSED_5XX = {408, 425, 429}, {501, 505}
 _BY_STATUS = {401: Problem.LOGIN, 403: Problem.RIGHTS, 413: Problem.TOO_LARGE}
 
+NO_ANSWER = "it does not answer in time"
 START = "; start it"
 WAYS_OUT = (
     START + ", set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
@@ -49,6 +50,8 @@ class StoreUnavailableError(TrackingError):
         )
         if self.problem:
             ways_out = ways_out.replace(START, f"; {self.problem.todo}")
+        elif self.reason == NO_ANSWER:  # MLflow's server listens before it can answer
+            ways_out = ways_out.replace(START, "; wait if it is starting or busy, else start it")
         super().__init__(
             f"The MLflow store {redact(uri)} can't be reached: {self.reason}{ways_out}."
         )
@@ -190,7 +193,7 @@ def reason(error: BaseException) -> str:
     if found := re.search(r"\[Errno -?\d+\] ([^\"'()\[\]]+)", text):  # deep in urllib3's text
         text = found[1]
     elif "timed out" in text:
-        text = "it does not answer in time"
+        text = NO_ANSWER
     elif _lacks_endpoint(error):
         text = "status 404 Not Found"
     text = redact(text).strip().rstrip(".") or type(error).__name__
