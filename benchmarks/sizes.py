@@ -21,13 +21,14 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
-import mlflow
 import numpy as np
 import sqlalchemy
 import yaml
 from databases import Postgres
 from helpers import KEDRO, bake
 from lab.tracking import MlflowMetricsDataset
+from lab.tracking.delivery.binding import Binding
+from lab.tracking.delivery.route import Destination
 from mlflow import MlflowClient
 from team import ADMIN, TeamServer
 from writers import Compared, Writers, writers
@@ -119,12 +120,12 @@ def _growth(servers: Servers) -> Iterator[str]:
     yield _grown("PostgreSQL", count, servers.postgres.execute(size, database=database)[0][0])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mlflow.db"
-        mlflow.set_tracking_uri(f"sqlite:///{file}")
-        run_id = MlflowClient().create_run("0").info.run_id
+        uri = f"sqlite:///{file}"
+        run = Destination(uri, MlflowClient(uri).create_run("0").info.run_id)
         empty = file.stat().st_size
-        MlflowMetricsDataset(prefix="bench", run_id=run_id).save(
-            {"loss": np.arange(SQLITE_POINTS) / 7}
-        )
+        dataset = MlflowMetricsDataset()
+        dataset.bind(Binding("bench", "bench", ".", run))
+        dataset.save({"loss": np.arange(SQLITE_POINTS) / 7})
         yield _grown("SQLite", SQLITE_POINTS, file.stat().st_size - empty)
 
 
