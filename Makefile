@@ -54,7 +54,7 @@ slow: env ## Run the slow tests
 	$(RUN) pytest -n $$(.venv/bin/python -c "import os; print(os.cpu_count() * 3 // 2)") -m slow --durations=25
 
 test-package: env ## Run the fast tests with tracking/ as a package beside the projects
-	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow"
+	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow and not bundled"
 
 explore: env ## Run the tests that make up examples, on new ones
 	HYPOTHESIS_PROFILE=explore $(RUN) pytest -n auto -m hypothesis

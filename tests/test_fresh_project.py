@@ -121,6 +121,7 @@ def test_a_project_without_a_pipeline_says_so(bake: Callable[..., Path]) -> None
     assert not project.store.exists()
 
 
+@pytest.mark.bundled
 def test_the_bundled_part_is_the_same_text_in_every_project(bake: Callable[..., Path]) -> None:
     project = Project(bake(project_name="Another", separator="/", include_example="no"))
 

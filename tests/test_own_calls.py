@@ -20,6 +20,7 @@ from typing import Any
 import mlflow
 import pytest
 from helpers import (
+    BESIDE,
     Lab,
     examples,
     points_in,
@@ -390,7 +391,7 @@ def test_what_a_run_has_set_is_not_the_user_s_choice(
             "import json; from lab.tracking.process.mlflow_globals import user_environment as user;"
             "print(json.dumps(user()))"
         )
-        env = {**os.environ, "PYTHONPATH": str(lab.path / "src")}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(lab.path / "src"), *BESIDE])}
         done = subprocess.run(
             [sys.executable, "-c", script], env=env, capture_output=True, check=True
         )
@@ -517,7 +518,7 @@ pickle.load(open({str(file)!r}, "rb"))
 assert dict(os.environ) == before
 assert "mlflow" not in sys.modules
 """
-    env = {**os.environ, "PYTHONPATH": str(lab.path / "src")}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(lab.path / "src"), *BESIDE])}
     subprocess.run([sys.executable, "-c", script], env=env, check=True)
     assert before
 

@@ -128,6 +128,7 @@ def test_its_tests_bear_an_owner_who_adds_and_deletes(bake: Callable[..., Path])
     project.command(PYTHON, "-m", "pytest", "-q", PYTHONPATH="")
 
 
+@pytest.mark.bundled
 @pytest.mark.parametrize("tool", ["ruff", "mypy"])
 def test_the_bundled_part_alone_is_checked_strictly(bake: Callable[..., Path], tool: str) -> None:
     command = {"ruff": ("ruff", "check"), "mypy": ("mypy", "--follow-imports=skip")}[tool]
@@ -140,6 +141,7 @@ def test_the_bundled_part_alone_is_checked_strictly(bake: Callable[..., Path], t
         module.unlink()
 
 
+@pytest.mark.bundled
 def test_the_flags_of_mypy_are_those_of_strict(bake: Callable[..., Path]) -> None:
     text = subprocess.run(
         [PYTHON, "-m", "mypy", "--help"], capture_output=True, text=True, check=True

@@ -28,6 +28,8 @@ from helpers import PACKAGE, STARTER, run_command
 
 from kedro_mlflow_metrics_starter import update, versions
 
+pytestmark = pytest.mark.bundled
+
 BEFORE = "0.1.0"
 NOW = versions.this_version()
 THIS = {name: text.decode() for name, text in snapshot(PACKAGE / "tracking").items()}
