@@ -12,13 +12,14 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
-from .binding.datasets import bind, bind_named, bind_sources, metrics_datasets, rules_of
+from .binding.datasets import bind, bind_sources, metrics_datasets
 from .config import ConfigError, MlflowConfig, current_config, register_context
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
     from kedro.pipeline.node import Node
 
+    from .dataset import MlflowMetricsDataset
+    from .delivery.binding import Binding
+    from .reports.rules import Rule
     from .run import TrackedRun
 
 logger = logging.getLogger(__name__)
@@ -139,24 +143,26 @@ class MlflowPipelineHook:
         saving_once.begin()
         weakref.finalize(catalog, saving_once.end)  # Ctrl-C reaches no hook
         datasets = metrics_datasets(pipeline, catalog)
+        loaded = {name for node in pipeline.nodes for name in node.inputs}
+        named = [each for name, each in datasets.items() if each.reads_run and name in loaded]
         if config.track == "never" or (config.track == "auto" and not datasets):
             if datasets:
                 bind(datasets, config.separator, None, catalog)
-                bind_named(config, datasets, pipeline)
+                _bind_named(named, config)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
         from .run import open_run
 
-        named = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
+        given = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
         needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
         # Ctrl-C reaches no hook.
         weakref.finalize(catalog, _close_collected, id(catalog)).atexit = False
-        run = open_run(config, run_params, id(catalog), named, needs_run)
+        run = open_run(config, run_params, id(catalog), given, needs_run)
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
         bindings = bind(datasets, config.separator, run, catalog)
-        bind_named(config, datasets, pipeline)
+        _bind_named(named, config)
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")
@@ -166,7 +172,7 @@ class MlflowPipelineHook:
             if not each.reads_run and (missing_only or name in inputs)
         }
         bind_sources(run, read, bindings, inputs)
-        run.begin_report(rules_of(datasets, bindings))
+        run.begin_report(_rules_of(datasets, bindings))
 
 
 def _set_notebook(config: MlflowConfig) -> None:
@@ -181,6 +187,36 @@ def _set_notebook(config: MlflowConfig) -> None:
         credentials = {}
     find = partial(find_experiment, config)
     process_state().set_default_store(config.tracking_uri, credentials, find)
+
+
+def _bind_named(datasets: list[MlflowMetricsDataset], config: MlflowConfig) -> None:
+    """Tell datasets from which MLflow run to read, the one that their ``load_args`` name.
+
+    A worker process has no configuration to find it with.
+    """
+    if not datasets:
+        return
+    from .delivery.opening import START_SECONDS
+    from .reports.reading import with_named_source
+    from .store.mlflow_store import store_at
+
+    with store_at(config.tracking_uri).deadline(START_SECONDS):
+        for each in datasets:
+            if each.binding and each.reads_run:
+                given = each.binding, each.run_id, each.reads_run, each.rules
+                each.bind(with_named_source(*given))
+
+
+def _rules_of(
+    datasets: Mapping[str, MlflowMetricsDataset], bindings: Mapping[str, Binding]
+) -> list[Rule]:
+    """What the datasets say of their metrics, those that have no MLflow run of their own."""
+    return [
+        replace(rule, start=bindings[name].start)
+        for name, dataset in datasets.items()
+        for rule in dataset.rules
+        if not dataset.run_id
+    ]
 
 
 def _end_of_log(catalog: DataCatalog) -> None:

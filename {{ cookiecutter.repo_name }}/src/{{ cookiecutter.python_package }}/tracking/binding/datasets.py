@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kedro.io import CachedDataset, DatasetError
 from kedro.utils import load_obj
 
-from ..config import ConfigError, MlflowConfig
+from ..config import ConfigError
 from ..dataset import MlflowMetricsDataset
 from ..names import best_start
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from ..delivery.binding import Binding
     from ..delivery.route import Destination
-    from ..reports.rules import Rule
     from ..run import TrackedRun
     from ..store.queries import Wanted
 
@@ -116,18 +115,6 @@ def _hint(catalog: DataCatalog, name: str) -> str:
     )
 
 
-def rules_of(
-    datasets: Mapping[str, MlflowMetricsDataset], bindings: Mapping[str, Binding]
-) -> list[Rule]:
-    """What the datasets say of their metrics, those that have no MLflow run of their own."""
-    return [
-        replace(rule, start=bindings[name].start)
-        for name, dataset in datasets.items()
-        for rule in dataset.rules
-        if not dataset.run_id
-    ]
-
-
 def bind_sources(
     run: TrackedRun,
     datasets: Mapping[str, MlflowMetricsDataset],
@@ -164,34 +151,6 @@ def bind_sources(
             logger.info("%r is there in an earlier MLflow run, %s.", name, source.run_id)
         sources = (source,) if name in inputs else (own, source)
         dataset.bind(replace(binding, sources=tuple(dict.fromkeys(filter(None, sources)))))
-
-
-def bind_named(
-    config: MlflowConfig, datasets: Mapping[str, MlflowMetricsDataset], pipeline: Pipeline
-) -> None:
-    """Tell those that nodes load from which MLflow run: the one that their ``load_args`` name.
-
-    A worker process has no configuration to find it with. What is wrong is an error when a node
-    loads the dataset.
-    """
-    loaded = {name for node in pipeline.nodes for name in node.inputs}
-    named = [each for name, each in datasets.items() if each.reads_run and name in loaded]
-    if not named:
-        return
-    from ..delivery.opening import START_SECONDS
-    from ..reports.reading import bound_to_read
-    from ..store.errors import TrackingError
-    from ..store.mlflow_store import store_at
-
-    with store_at(config.tracking_uri).deadline(START_SECONDS):
-        for each in named:
-            assert each.binding
-            given = each.binding.prefix, each.run_id, each.reads_run, each.rules, each.key
-            try:
-                sources = tuple(filter(None, [bound_to_read(*given).destination]))
-                each.bind(replace(each.binding, sources=sources))
-            except (DatasetError, TrackingError) as error:
-                each.bind(replace(each.binding, no_source=str(error)))
 
 
 def _newest_with(wanted: Wanted, run: TrackedRun) -> dict[str, Destination]:

@@ -19,6 +19,7 @@ from ..delivery.route import Destination
 from ..names import best_start
 from ..process.mlflow_globals import active_run
 from ..process.state import process_state
+from ..store.errors import TrackingError
 from .rules import Rule
 from .runs import NotFoundError, Runs, catalog_rules
 
@@ -80,6 +81,17 @@ def bound_to_read(
             raise DatasetError(f"{what}: {error}") from None
         return replace(binding, destination=Destination(config.tracking_uri, found))
     return binding
+
+
+def with_named_source(
+    binding: Binding, run_id: str | None, name: str, rules: Sequence[Rule]
+) -> Binding:
+    """The same, with the run of this name to read from; or with why there is none."""
+    try:
+        found = bound_to_read(binding.prefix, run_id, name, rules, binding.key).destination
+    except (DatasetError, TrackingError) as error:
+        return replace(binding, no_source=str(error))
+    return replace(binding, sources=(found,) if found else ())
 
 
 def _name(prefix: str, key: str | None) -> str:
