@@ -640,6 +640,7 @@ def test_a_store_that_does_not_answer_is_one_sentence(lab: Lab) -> None:
 
     assert result.exit_code == 1
     assert "The MLflow store http://127.0.0.1:9 can't be reached" in result.output
+    assert "start it, or set another 'tracking_uri' in mlflow.yml." in flat(result.output)
 
 
 def test_compare(curves: Lab) -> None:

@@ -19,7 +19,7 @@ from ..names import Tag
 from ..process.mlflow_globals import user_environment
 from ..process.state import process_state
 from ..provenance import run_name, run_tags, user_tags
-from ..store.errors import START, TrackingError
+from ..store.errors import NO_OUTBOX, TrackingError
 from ..store.mlflow_store import MlflowStore, store_at
 from .opening import NewRun, create, tracking
 from .outbox import RunEnd, choose_outbox, tell_what_waits
@@ -29,7 +29,6 @@ from .route import Destination, Route
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-_WAYS_OUT = START + ", or set another 'tracking_uri' in mlflow.yml"
 MOST_OPEN = 1000  # of the newest runs that are RUNNING, among which one of a key is looked for
 
 
@@ -95,7 +94,7 @@ def close_shared(config: MlflowConfig, run_id: str, status: str) -> Run:
 @contextmanager
 def _open(config: MlflowConfig) -> Iterator[MlflowStore]:
     store, user = store_at(config.tracking_uri), object()
-    with tracking(store, config.credentials, user, _WAYS_OUT):
+    with tracking(store, config.credentials, user, NO_OUTBOX):
         yield store
     process_state().end_tracking(user)
 

@@ -19,7 +19,7 @@ from ..names import Tag, best_start
 from ..process.state import process_state
 from ..scanning.uris import sqlite_path
 from ..store.client import require_mlflow
-from ..store.errors import TrackingError, as_tracking_error
+from ..store.errors import NO_OUTBOX, TrackingError, as_tracking_error
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.queries import NEWEST_FIRST, last_points, top_level_runs
 from .rows import Value, with_best
@@ -61,7 +61,8 @@ class Runs:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """All that is read within has some seconds together; what goes wrong is one sentence."""
-        with as_tracking_error(self.store.uri), self.store.deadline(START_SECONDS):
+        problems = as_tracking_error(self.store.uri, NO_OUTBOX)
+        with problems, self.store.deadline(START_SECONDS):
             yield
 
     @property

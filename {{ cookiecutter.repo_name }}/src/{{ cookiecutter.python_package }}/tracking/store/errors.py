@@ -28,6 +28,8 @@ _BY_STATUS = {401: Problem.LOGIN, 403: Problem.RIGHTS, 413: Problem.TOO_LARGE}
 
 NO_ANSWER = "it does not answer in time"
 START = "; start it"
+# For who reads, or opens a run for others: there the outbox is of no use.
+NO_OUTBOX = START + ", or set another 'tracking_uri' in mlflow.yml"
 WAYS_OUT = (
     START + ", set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
     " it for now"
