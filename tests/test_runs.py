@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
-from helpers import KEDRO, Lab, Project, points_in
+from helpers import KEDRO, Lab, Project, points_in, runs_in
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 from mlflow import MlflowClient
 
@@ -297,6 +298,26 @@ def test_a_dataset_with_a_run_of_its_own_opens_no_other(lab: Lab) -> None:
         "score": {"value": 0.5, "step": 0},
         "curve": [{"value": 0.1, "step": 0}, {"value": 0.2, "step": 1}],
     }
+
+
+def test_a_run_that_the_catalog_names_is_one_of_the_projects_store(
+    lab: Lab, make_store: Callable[[str], Path]
+) -> None:
+    """Also where the caller has made one of another store active."""
+    lab.run("everything", node_names=["explicit"])
+    (run,) = lab.runs()
+    own = f"{{type: lab.tracking.MlflowMetricsDataset, run_id: {run.info.run_id}}}"
+    lab.add("base/catalog.yml", f"\na_metrics: {own}\n")
+    other = make_store("other.db")
+    mlflow.set_tracking_uri(f"sqlite:///{other}")
+
+    with mlflow.start_run():
+        lab.run("everything", node_names=["a", "b"])
+
+    assert lab.points()["a_metrics.score"] == [(0, 0.5)]
+    (active,) = runs_in(other)
+    assert points_in(other, active).keys() == {"b_metrics.score", "b_metrics.curve"}
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("track", "runs"), [("never", 0), ("always", 1), ("auto", 0)])

@@ -126,7 +126,7 @@ class TrackedRun:
         """Make it the run of ``mlflow.log_param()`` and the like, on this thread, for a node."""
         if self._active:
             self._active.enter(node)
-        if self.report:  # a generator node before it has ended only now, after its ``leave``
+        if self.report:  # a generator goes on yielding after its node's ``leave``, until now
             self.report.pause()
 
     def leave(self) -> None:
@@ -151,7 +151,8 @@ class TrackedRun:
     def destination_of(self, run_id: str) -> Destination:
         """Where the points of a run go that the catalog names."""
         if run_id not in self._catalog_runs:
-            named = Destination(self._config.tracking_uri, run_id, self._outbox, is_external=True)
+            uri = self._config.tracking_uri
+            named = Destination(uri, run_id, self._outbox and self._outbox.to(uri), True)
             self._catalog_runs[run_id] = delivery_to(named).open()
         return self._catalog_runs[run_id].destination
 
@@ -237,8 +238,7 @@ class TrackedRun:
                 self.report.show(status if is_new else "left open", has_page=not what)
             if what and self._outbox:
                 is_error = self._config.require_delivery and status == "FINISHED"
-                run_id = delivery.destination.run_id
-                tell_what_waits(self._outbox, run_id, status, what, is_error)
+                tell_what_waits(self._outbox, delivery.destination.run_id, status, what, is_error)
 
     def _deregister(self) -> None:
         state = process_state()

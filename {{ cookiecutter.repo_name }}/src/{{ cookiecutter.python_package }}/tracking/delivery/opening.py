@@ -67,8 +67,7 @@ def open_destination(  # noqa: PLR0913
     breaker = breaker_of(store.uri)
     try:
         with tracking(store, config.credentials, user):
-            for run_id in catalog_runs:
-                _adopt(store, run_id, "the catalog")
+            _adopt_catalogs(store_at(config.tracking_uri), catalog_runs)
             breaker.record_success()
             if new is None:
                 return None, None
@@ -84,10 +83,10 @@ def open_destination(  # noqa: PLR0913
         if config.on_outage != "spool" or outbox is None:
             raise
         logger.warning(
-            f"The MLflow store {redact(store.uri)} can't be reached ({error.reason}). The run is"
+            f"The MLflow store {redact(error.uri)} can't be reached ({error.reason}). The run is"
             f" written to {outbox.path}, for `kedro metrics sync`."
         )
-        breaker.record_failure(error)
+        breaker_of(error.uri).record_failure(error)
         return _open_in_outbox(config, resolved, outbox, new, user)
 
 
@@ -106,6 +105,7 @@ def _open_in_outbox(
                 f"The steps that the MLflow run {resolved.run_id} has are not known now: points"
                 " without a step are counted from 0."
             )
+        # In the outbox it is this process's own run, to be ended, whatever its target is.
         run = create(replace(new, tags={**new.tags, **target}), spool)
         return Destination(spool.uri, run.info.run_id), run
 
@@ -139,6 +139,18 @@ def tracking(
         except Exception:
             state.end_tracking(user)
             raise
+
+
+def _adopt_catalogs(store: MlflowStore, run_ids: Collection[str]) -> None:
+    """The runs that the catalog names; the active run may be in another store than mlflow.yml's."""
+    if not run_ids:
+        return
+    with as_tracking_error(store.uri), store.deadline(START_SECONDS):
+        require_mlflow(store.uri)
+        if not store.is_open:
+            store.open()
+        for run_id in run_ids:
+            _adopt(store, run_id, "the catalog")
 
 
 def _adopt(store: MlflowStore, run_id: str, named_by: str) -> Run:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +84,10 @@ class Outbox:
 
     path: Path
     target_uri: str = field(repr=False)
+
+    def to(self, target_uri: str) -> Outbox:
+        """The same file, for another target store."""
+        return replace(self, target_uri=target_uri)
 
     def add(self, run_id: str, request: Request) -> int | None:
         """Keep a request for a run of the target store; returns its id."""
