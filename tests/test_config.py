@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -25,6 +25,8 @@ from click import ClickException
 from helpers import (
     Lab,
     examples,
+    flat,
+    metrics,
     register_hooks,
 )
 from hypothesis import HealthCheck, given, settings
@@ -33,6 +35,7 @@ from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DatasetError
 from lab.tracking.config import _RULES, ConfigError, MlflowConfig, current_config
+from lab.tracking.process.mlflow_globals import LentVariables
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -175,13 +178,20 @@ def test_credentials_are_environment_variables_while_a_node_runs(
     assert seen == ["hunter2"]
 
 
-def test_the_first_request_has_the_credentials(lab: Lab) -> None:
+ANN = "Basic " + b64encode(b"ann:hunter2").decode()
+
+
+@pytest.fixture
+def logins(lab: Lab) -> Iterator[list[str | None]]:
+    """The logins of all requests to the lab's server, which refuses them."""
     seen = []
 
     class Server(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append(self.headers.get("Authorization"))
             self.send_error(403)
+
+        do_POST = do_GET
 
         def log_message(self, *arguments: object) -> None:
             pass
@@ -191,12 +201,84 @@ def test_the_first_request_has_the_credentials(lab: Lab) -> None:
         lab.configure(tracking_uri=f"http://127.0.0.1:{server.server_port}", credentials="server")
         login = "{MLFLOW_TRACKING_USERNAME: ann, MLFLOW_TRACKING_PASSWORD: hunter2}"
         lab.add("local/credentials.yml", f"server: {login}\n")
-        message = refused(lab)
+        yield seen
         server.shutdown()
-
-    assert seen == ["Basic " + b64encode(b"ann:hunter2").decode()]
-    assert "can't be used" in message
     assert "MLFLOW_TRACKING_PASSWORD" not in os.environ
+
+
+def test_the_first_request_has_the_credentials(lab: Lab, logins: list[str | None]) -> None:
+    message = refused(lab)
+
+    assert logins == [ANN]
+    assert "can't be used" in message
+
+
+@pytest.mark.parametrize(
+    ("entry", "act"),
+    [
+        ("run_id: a1", lambda dataset: dataset.load()),
+        ("load_args: {run: last}", lambda dataset: dataset.load()),
+        ("metadata: {}", lambda dataset: dataset.load()),
+        ("metadata: {}", lambda dataset: dataset.preview()),
+        ("run_id: a1", lambda dataset: dataset.exists()),
+        ("run_id: a1", lambda dataset: dataset.save({"loss": 1.0})),
+    ],
+    ids=["a run", "a named run", "the last run", "preview", "exists", "save"],
+)
+def test_requests_outside_of_a_kedro_run_have_the_credentials(
+    lab: Lab, logins: list[str | None], entry: str, act: Callable[[Any], object]
+) -> None:
+    kind = "lab.tracking.MlflowMetricsDataset"
+    lab.add("base/catalog.yml", f"kept_metrics: {{type: {kind}, {entry}}}\n")
+    dataset = lab.context().catalog.get("kept_metrics")
+
+    with pytest.raises((DatasetError, ClickException)):
+        act(dataset)
+
+    assert set(logins) == {ANN}
+
+
+def test_what_another_run_has_is_read_with_the_credentials_where_nothing_is_tracked(
+    lab: Lab, logins: list[str | None]
+) -> None:
+    kind = "lab.tracking.MlflowMetricsDataset"
+    lab.add("base/catalog.yml", f"chain_metrics: {{type: {kind}, load_args: {{run: last}}}}\n")
+    lab.configure(track="never")
+
+    with pytest.raises((DatasetError, ClickException)):
+        lab.run("chain", params={"judge": "ok"}, node_names=["judge"])
+
+    assert set(logins) == {ANN}
+
+
+@pytest.mark.parametrize("command", ["show", "open"])
+def test_an_environment_without_a_folder_is_an_error(lab: Lab, command: str) -> None:
+    """And not one without settings, where the base's have been left out, too."""
+    result = metrics(lab, command, "--env=typo")
+
+    assert result.exit_code == 1
+    assert "There is no folder conf/typo; correct --env, or make it." in flat(result.output)
+    assert lab.runs() == []
+
+
+@pytest.mark.parametrize("own", [None, "mine"])
+def test_variables_that_are_lent_to_several_are_put_back_by_the_last(
+    monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    monkeypatch.delenv("LENT", raising=False)
+    if own:
+        monkeypatch.setenv("LENT", own)
+    variables = LentVariables()
+
+    variables.take_back({"LENT": "a"})  # interrupted before it was lent
+    variables.lend({"LENT": "a"})
+    variables.lend({"LENT": "b"})
+    variables.take_back({"LENT": "a"})
+    assert os.environ["LENT"] == "a"
+    variables.take_back({"LENT": "b"})
+    assert os.environ.get("LENT") == own
+    variables.take_back({"LENT": "b"})
+    assert os.environ.get("LENT") == own
 
 
 CREDENTIALS = "server: {MLFLOW_TRACKING_PASSWORD: hunter2}\n"

@@ -16,6 +16,8 @@ from faults import Server
 from helpers import KEDRO, Lab, Project, flat, points_in, runs_in, wait_until
 from kedro.framework.session import KedroServiceSession
 from kedro.io import DatasetError
+from lab.tracking.dataset import MlflowMetricsDataset
+from lab.tracking.process.state import process_state
 
 PYTHON = sys.executable
 
@@ -291,6 +293,28 @@ def test_an_unbound_catalog_uses_the_separator_of_the_project(lab: Lab) -> None:
         catalog.save("any_metrics", {"accuracy": 0.8})
 
     assert lab.points() == {"any_metrics/accuracy": [(0, 0.9), (1, 0.8)]}
+
+
+def test_saves_to_many_runs_outside_of_a_pipeline_leave_little_behind(lab: Lab) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    catalog: Any = lab.context().catalog
+    for _ in range(20):
+        with mlflow.start_run():
+            catalog.save("any_metrics", {"accuracy": 0.9})
+
+    assert len(process_state().deliveries) <= 9
+
+
+def test_threads_outside_of_a_pipeline_count_the_steps_of_a_run_together(lab: Lab) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    with mlflow.start_run() as run, ThreadPoolExecutor(4) as pool:
+        entry = {"type": "lab.tracking.MlflowMetricsDataset", "run_id": run.info.run_id}
+        datasets = [MlflowMetricsDataset.from_config("x_metrics", entry) for _ in range(20)]
+        lab.context()
+        for done in [pool.submit(each.save, {"loss": 0.5}) for each in datasets]:
+            done.result()
+
+    assert lab.points() == {"x_metrics.loss": [(step, 0.5) for step in range(20)]}
 
 
 def test_two_environments_in_one_process_keep_to_their_stores(

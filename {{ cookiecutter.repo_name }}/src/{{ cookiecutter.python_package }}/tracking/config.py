@@ -90,7 +90,7 @@ class MlflowConfig:
         return self.read_credentials()
 
 
-# The keys of mlflow.yml; what each may be, in words and as a test.
+# The keys of mlflow.yml, named as their fields above; what each may be, in words and as a test.
 _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
     "tracking_uri": ("a non-empty string", _is_text),
     "experiment": ("a non-empty string", _is_text),
@@ -174,6 +174,9 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
 
 
 def _checked(loader: AbstractConfigLoader) -> dict[str, Any]:
+    source, env = Path(str(loader.conf_source)), _env(loader)
+    if (source / getattr(loader, "base_env", "")).is_dir() and not (source / env).is_dir():
+        raise ConfigError(f"There is no folder {source.name}/{env}; correct --env, or make it.")
     try:
         given = _read(loader, "mlflow")
     except OmegaConfBaseException as error:  # ${...} without a value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any, NewType, cast
 
@@ -113,7 +113,15 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         Raises:
             DatasetError: What is not allowed, in which metric, at which step; or no run is there.
         """
-        binding = self.binding or self._unbound()
+        if self.binding is None:
+            from .reports import reading
+
+            with reading.access():
+                self._write(data, reading.unbound(self._prefix or "", self.run_id, self.key))
+        else:
+            self._write(data, self.binding)
+
+    def _write(self, data: Any, binding: Binding) -> None:
         try:
             found = parse({self._given_key: data} if self.key else data, binding.separator)
             metrics = by_key(found, binding.prefix, binding.separator)
@@ -130,7 +138,10 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         except PointsError as error:
             hint = "" if isinstance(data, Mapping) else binding.hint
             raise DatasetError(f"{error} Nothing of {binding.name!r} was written.{hint}") from None
-        self._warn_about(metrics, binding, delivery)
+        for message in _warnings(metrics, binding, delivery.steps.writers):
+            if message not in self._warned:  # a generator may save the same metric a thousand times
+                self._warned.add(message)
+                logger.warning(message)
         delivery.send(metrics, steps)
 
     def load(self) -> dict[str, Any]:
@@ -164,8 +175,9 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         """The id of the run that is read, its points by key, and what the keys begin with."""
         from .reports import reading
 
-        binding = self._to_read()
-        run_id, points = reading.points_of(binding)
+        with reading.access(may_look=self.binding is None):
+            binding = self._to_read()
+            run_id, points = reading.points_of(binding)
         if self.key and self.key not in points:
             raise DatasetError(f"There is no metric {self.key!r} in the MLflow run {run_id}.")
         if not points and (self.reads_run or binding is not self.binding):
@@ -188,7 +200,8 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         from .reports import reading
 
         try:
-            return reading.exists(self._to_read())
+            with reading.access(may_look=self.binding is None):
+                return reading.exists(self._to_read())
         except DatasetError:  # no run
             return False
 
@@ -196,35 +209,24 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         prefix = self.binding.prefix if self.binding else self._prefix
         return {"prefix": prefix, "key": self.key, "run_id": self.run_id}
 
-    def _unbound(self) -> Binding:
-        from .reports.reading import unbound
 
-        return unbound(self._prefix or "", self.run_id, self.key)
-
-    def _warn_about(
-        self, metrics: Mapping[str, Points], binding: Binding, delivery: Delivery
-    ) -> None:
-        name = binding.name
-        for key, metric in metrics.items():
-            if not metric.is_finite:
-                self._warn(f"The metric {metric.name!r} of {name!r} is NaN or infinite.")
-            if allowed_name(metric.name) != metric.name:
-                self._warn(
-                    f"MLflow does not allow the metric name {metric.name!r} of {name!r}; the key"
-                    f" is {key!r}."
-                )
-            if binding.overlapping and delivery.steps.writers[key] != name:
-                others = " or ".join(map(repr, binding.overlapping))
-                self._warn(
-                    f"The metrics datasets {name!r} and {others} both write the key {key!r};"
-                    " give one of them another 'prefix'."
-                )
-
-    def _warn(self, message: str) -> None:
-        """Warn, once a dataset: a generator node may save the same metric a thousand times."""
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning(message)
+def _warnings(
+    metrics: Mapping[str, Points], binding: Binding, writers: Mapping[str, str]
+) -> Iterator[str]:
+    """What is to be said of metrics, by key; ``writers`` are the datasets that wrote them first."""
+    name = binding.name
+    for key, metric in metrics.items():
+        if not metric.is_finite:
+            yield f"The metric {metric.name!r} of {name!r} is NaN or infinite."
+        if allowed_name(metric.name) != metric.name:
+            what = f"the metric name {metric.name!r} of {name!r}; the key is {key!r}"
+            yield f"MLflow does not allow {what}."
+        if binding.overlapping and writers[key] != name:
+            others = " or ".join(map(repr, binding.overlapping))
+            yield (
+                f"The metrics datasets {name!r} and {others} both write the key {key!r};"
+                " give one of them another 'prefix'."
+            )
 
 
 def _delivery_of(binding: Binding) -> Delivery | None:

@@ -197,10 +197,10 @@ def _bind_named(datasets: list[MlflowMetricsDataset], config: MlflowConfig) -> N
     if not datasets:
         return
     from .delivery.opening import START_SECONDS
-    from .reports.reading import with_named_source
+    from .reports.reading import access, with_named_source
     from .store.mlflow_store import store_at
 
-    with store_at(config.tracking_uri).deadline(START_SECONDS):
+    with access(), store_at(config.tracking_uri).deadline(START_SECONDS):
         for each in datasets:
             if each.binding and each.reads_run:
                 given = each.binding, each.run_id, each.reads_run, each.rules

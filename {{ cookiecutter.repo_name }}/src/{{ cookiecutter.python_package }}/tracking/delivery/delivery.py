@@ -26,8 +26,8 @@ LIMIT = 10_000  # points may wait: a store that is slower than the node slows th
 
 def delivery_to(destination: Destination) -> Delivery:
     """This process's delivery to an MLflow run."""
-    deliveries: dict[Destination, Delivery] = process_state().deliveries
-    return deliveries.get(destination) or deliveries.setdefault(destination, Delivery(destination))
+    found: Delivery = process_state().delivery(destination, Delivery)
+    return found
 
 
 class Delivery:
@@ -44,7 +44,7 @@ class Delivery:
         self.observers: tuple[Callable[[Metrics, Steps], None], ...] = ()  # of what is sent
         self._warned = False
         self._batcher: Batcher | None = None
-        self._users = 0  # Kedro runs that use the same external run may overlap
+        self.users = 0  # Kedro runs that use the same external run may overlap
         self._lock = threading.Lock()
 
     def open(self) -> Delivery:
@@ -52,7 +52,7 @@ class Delivery:
         with self._lock:
             current = delivery_to(self.destination)
             if current is self:
-                self._users += 1
+                self.users += 1
                 self._batcher = self._batcher or Batcher(self._write)
                 return self
         return current.open()
@@ -62,8 +62,8 @@ class Delivery:
         with suppress(Exception):  # below it is raised again
             self.flush()  # Ctrl-C in here leaves all as it is, for another close
         with self._lock:
-            self._users -= 1
-            batcher = None if self._users else self._batcher
+            self.users -= 1
+            batcher = None if self.users else self._batcher
         if batcher is None:
             self.flush()
             return
@@ -71,8 +71,8 @@ class Delivery:
             batcher.close()  # a node that goes on, after a signal, now writes by itself
         finally:
             with self._lock:  # points are numbered until all is written
-                self._batcher = Batcher(self._write) if self._users else None
-                if not self._users:
+                self._batcher = Batcher(self._write) if self.users else None
+                if not self.users:
                     process_state().deliveries.pop(self.destination, None)
 
     def send(self, metrics: Metrics, steps: Steps) -> None:

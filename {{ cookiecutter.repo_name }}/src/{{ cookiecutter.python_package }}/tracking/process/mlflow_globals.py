@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -27,6 +29,31 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+class LentVariables:
+    """Environment variables for several at a time: the last of them puts back what was there."""
+
+    def __init__(self) -> None:
+        self._users: Counter[str] = Counter()  # by variable
+        self._before: dict[str, str | None] = {}
+        self._lock = threading.Lock()
+
+    def lend(self, variables: Mapping[str, str]) -> None:
+        """Set variables, but for those that are lent already."""
+        with self._lock:
+            new = {name: value for name, value in variables.items() if not self._users[name]}
+            self._before |= {name: os.environ.get(name) for name in new}
+            self._users.update(variables.keys())
+            set_environment(new)
+
+    def take_back(self, variables: Mapping[str, str]) -> None:
+        """Undo ``lend``, which may have been interrupted before it did anything."""
+        with self._lock:
+            self._users.subtract(variables.keys())
+            self._users = +self._users
+            unused = variables.keys() & self._before.keys() - self._users.keys()
+            set_environment({name: self._before.pop(name) for name in unused})
+
+
 def user_environment() -> dict[str, str]:
     """The environment without what a Kedro run has set, in this process or in one that it is in.
 
@@ -40,12 +67,12 @@ def user_environment() -> dict[str, str]:
     return found
 
 
-def settings_restorer(credentials: Mapping[str, str]) -> Callable[[], None]:
+def settings_restorer() -> Callable[[], None]:
     """Take note of the settings; returns what sets them again, whatever has been set since."""
     import mlflow
     from mlflow.tracking import fluent
 
-    before = {name: os.environ.get(name) for name in (*_VARIABLES, *credentials)}
+    before = {name: os.environ.get(name) for name in _VARIABLES}
     store = store_in_use()
     store = None if store == before[STORE] else store
     experiment = fluent._active_experiment_id

@@ -17,6 +17,8 @@ from .termination import TerminationWatch
 
 logger = logging.getLogger(__name__)
 
+MOST_IDLE = 8  # deliveries to runs that are written to outside of Kedro runs
+
 
 class ProcessState:
     """What this process knows apart from any run; the modules named here fill it."""
@@ -27,10 +29,11 @@ class ProcessState:
         self.breakers: dict[str, Any] = {}  # delivery.breaker: CircuitBreaker by the store's URI
         self.stores: dict[str, Any] = {}  # store.mlflow_store: MlflowStore by URI
         self.secrets: dict[Any, Any] = {}  # redaction.py: Secrets by project folder
-        self.runs_with_workers: set[str] = set()  # process.membership: ids of MLflow runs
+        self.runs_with_workers: set[str] = set()  # process.membership, dask.runner: ids
         self.membership: Any = None  # process.membership: Membership, in a worker process
         self.active_in_worker: Any = None  # MLflow's ActiveRun of it
         self.thread = threading.local()  # config.py: the configuration of the thread's context
+        self.environment = mlflow_globals.LentVariables()
         self.termination = TerminationWatch()
         self._lock = threading.Lock()
         self._users: set[object] = set()
@@ -45,6 +48,16 @@ class ProcessState:
     def uses(self, run_id: str) -> bool:
         """Whether a Kedro run of this process uses this MLflow run."""
         return any(run.destination and run.destination.run_id == run_id for run in _all_open_runs())
+
+    def delivery(self, destination: Any, make: Callable[[Any], Any]) -> Any:
+        """The delivery to a destination; of those that nobody has opened the last few are kept."""
+        found = self.deliveries.get(destination)
+        if found is None:
+            found = self.deliveries.setdefault(destination, make(destination))
+            for other in [*self.deliveries.values()][:-MOST_IDLE]:
+                if not other.users:
+                    self.deliveries.pop(other.destination, None)
+        return found
 
     def run_of(self, catalog_id: int) -> Any:
         """The open run of the Kedro run with this catalog; None if there is none."""
@@ -79,8 +92,9 @@ class ProcessState:
                 self._users.add(user)
                 self._tracking_uri, self._credentials = tracking_uri, credentials
                 undo = self._undo.callback
-                undo(mlflow_globals.settings_restorer(credentials))
-                mlflow_globals.set_environment(credentials)
+                undo(mlflow_globals.settings_restorer())
+                undo(self.environment.take_back, credentials)
+                self.environment.lend(credentials)
                 mlflow_globals.use_store_in_run(tracking_uri)
                 undo(active_runs.on_new_threads(self._stack_of_thread))
                 undo(self.termination.stop)
@@ -111,11 +125,10 @@ class ProcessState:
     def end_tracking(self, user: object = None) -> None:
         """Undo ``begin_tracking``, if this is the last of those who called it."""
         with self._lock:
-            if user in self._users:
-                self._users.remove(user)
-                if not self._users:
-                    self._experiment_id = ""
-                    self._undo.close()
+            self._users.discard(user)
+            if not self._users:
+                self._experiment_id = ""
+                self._undo.close()
 
     def set_default_store(
         self, tracking_uri: str, credentials: Mapping[str, str], find_experiment: Callable[[], str]

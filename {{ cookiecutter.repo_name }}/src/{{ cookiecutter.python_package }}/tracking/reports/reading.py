@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..store.queries import History
+
+
+@contextmanager
+def access(may_look: bool = False) -> Iterator[None]:
+    """With the project's credentials, which MLflow's client takes from the environment.
+
+    A Kedro run has set them already, and its worker processes inherit them. ``may_look``: also of
+    the project around the current folder.
+    """
+    state = process_state()
+    config = None if state.open_runs else current_config()
+    if config is None and may_look and not state.open_runs:
+        config = _project_config()
+    credentials = config.credentials if config else {}
+    try:
+        state.environment.lend(credentials)
+        yield
+    finally:
+        state.environment.take_back(credentials)
 
 
 def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
