@@ -113,6 +113,8 @@ class Hidden:
         return None if name == {missing!r} else self.finder.find_spec(name, *more)
 
 sys.meta_path[:] = map(Hidden, sys.meta_path)
+"""
+KEDROS = """
 sys.argv = ["kedro", *{arguments!r}]
 runpy.run_module("kedro", run_name="__main__")
 """
@@ -126,7 +128,7 @@ runpy.run_module("kedro", run_name="__main__")
 def test_without_mlflow_a_sentence_says_what_to_install(
     lab_path: Path, command: list[str], missing: str, said: str
 ) -> None:
-    script = WITHOUT.format(missing=missing, arguments=command)
+    script = (WITHOUT + KEDROS).format(missing=missing, arguments=command)
     own = lab_path / "src/lab/pipelines/own_calls"
     hidden = own.rename(lab_path / "own_calls")  # it imports MLflow itself
     project = Project(lab_path)
@@ -142,3 +144,23 @@ def test_without_mlflow_a_sentence_says_what_to_install(
     assert said in printed
     assert "run `pip install mlflow` there" in printed
     assert "Traceback" not in printed
+
+
+IPYTHONS = """
+import IPython
+code = "%load_ext kedro.ipython\\nprint('ENTRIES', 'my_baseline_metrics' in catalog)"
+IPython.start_ipython(["-c", code])
+"""
+
+
+def test_a_notebook_without_mlflow_has_its_catalog(lab_path: Path, tmp_path: Path) -> None:
+    script = WITHOUT.format(missing="mlflow") + IPYTHONS
+    own = lab_path / "src/lab/pipelines/own_calls"
+    hidden = own.rename(lab_path / "own_calls")  # it imports MLflow itself
+    try:
+        done = Project(lab_path).attempt(sys.executable, "-c", script, IPYTHONDIR=str(tmp_path))
+    finally:
+        hidden.rename(own)
+
+    assert "ENTRIES True" in done.stdout, done.stdout + done.stderr
+    assert "No module named 'mlflow'" not in done.stdout + done.stderr

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from importlib.util import find_spec
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +177,8 @@ class MlflowPipelineHook:
 
 
 def _set_notebook(config: MlflowConfig) -> None:
+    if find_spec("mlflow") is None:  # who needs it is told so
+        return
     """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
     from .delivery.opening import find_experiment
     from .process.state import process_state
