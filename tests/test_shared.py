@@ -546,12 +546,16 @@ def test_after_a_sweep_a_run_is_compared_with_the_one_before_it(
 def test_a_run_around_others_is_no_run_to_compare_with(lab: Lab) -> None:
     lab.run("curves", params={"values": [0.5]})
     (before,) = lab.runs()
+    for _ in range(6):
+        parent = opened(lab, "--pipeline=curves")
+        closed(lab, parent, "FINISHED")
     parent = opened(lab, "--pipeline=curves")
     lab.run("curves", params={"values": [0.4], "mlflow_parent_run_id": parent})
     closed(lab, parent, "FINISHED")
     lab.run("curves", params={"values": [0.3]})
 
     assert data(lab, "show")["since"]["run_id"] == before.info.run_id
+    assert data(lab, "show", "previous")["run"]["run_id"] == before.info.run_id
 
 
 # The best of them

@@ -226,10 +226,9 @@ def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]
 def _finished_before(store: MlflowStore, run: Run) -> Run | None:
     search = f"{FINISHED} and {_of_pipeline(run)}"
     search += f" and attributes.start_time < {run.info.start_time}"
-    within = run.info.experiment_id
-    found = store.call(lambda client: top_level_runs(client, search, within, NEWEST, NEWEST_FIRST))
-    # The run around those of a sweep has none.
-    return next((each for each in found if each.data.metrics), None)
+    asked = search, run.info.experiment_id, 1, NEWEST_FIRST
+    found = store.call(lambda client: top_level_runs(client, *asked, with_metrics=True))
+    return found[0] if found else None
 
 
 def _of_pipeline(run: Run) -> str:

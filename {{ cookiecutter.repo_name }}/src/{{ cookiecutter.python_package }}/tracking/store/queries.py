@@ -86,15 +86,28 @@ def search_runs(client: MlflowClient, search: str, experiment: str, newest: int)
     return list(client.search_runs(ids, search, 1, newest or RUNS_PER_REQUEST, order))
 
 
-def top_level_runs(
-    client: MlflowClient, search: str, experiment: str, count: int, order: str
+def top_level_runs(  # noqa: PLR0913
+    client: MlflowClient,
+    search: str,
+    experiment: str,
+    count: int,
+    order: str,
+    *,
+    with_metrics: bool = False,
 ) -> list[Run]:
-    """The first so many runs that a filter finds and that are nested in no other, or fewer."""
+    """The first so many runs that a filter finds and that are nested in no other, or fewer.
+
+    ``with_metrics``: but for those without any, as the run around those of a sweep.
+    """
     found: list[Run] = []
     token, sizes = None, chain((count, FIRST_PART), repeat(LARGEST_PART))
     while len(found) < count:
         page = client.search_runs([experiment], search, 1, next(sizes), [order], token)
-        found += [run for run in page if Tag.PARENT_RUN not in run.data.tags]
+        found += [
+            run
+            for run in page
+            if Tag.PARENT_RUN not in run.data.tags and (run.data.metrics or not with_metrics)
+        ]
         token = page.token
         if not token:
             break
