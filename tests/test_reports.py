@@ -328,6 +328,8 @@ def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
         curves.run("curves", params={"values": values, "mlflow_run_id": run_id})
 
     run = client.get_run(run_id)
+    sheet.rows.append([Cell("params:prompt"), Cell("first line\nsecond\n")])
+    assert "| params:prompt | first line second |" in sheet.markdown()
     assert run.data.metrics["best.curves_metrics.loss"] == 0.1
     assert run.data.metrics["curves_metrics.loss"] == 0.3
 
@@ -408,6 +410,24 @@ def test_the_summary_of_several_pipelines(curves: Lab, capsys: pytest.CaptureFix
     begin = len(out) - out[::-1].index(next(x for x in out[::-1] if x.startswith("metric ")))
     table = [line.split() for line in out[begin:]]
     assert ["curves_metrics.loss", "0.2", "0.2", "at", "0", "-0.2", "better"] in table
+def test_a_better_value_at_an_earlier_step_is_the_best_of_the_run(curves: Lab) -> None:
+    """MLflow takes for the last value of a key the one at its highest step."""
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    train(curves, 0.5, 0.4, 0.3, mlflow_run_id=run_id)
+    client.log_metric(run_id, "curves_metrics.loss", 0.1, step=1)
+    for _ in range(2):
+        train(curves, 0.2, mlflow_run_id=run_id)
+
+    assert client.get_run(run_id).data.metrics["best.curves_metrics.loss"] == 0.1
+    (loss,) = [
+        each
+        for each in data(curves, "show", run_id)["metrics"]
+        if each["key"] == "curves_metrics.loss"
+    ]
+    assert (loss["value"], loss["best"]) == (0.2, 0.1)
+
+
     assert any(row[:3] == ["MLflow", "run", "curves+ends"] for row in table)
     assert any(row[0].startswith("before_metrics.") for row in table if row)
 
@@ -657,6 +677,26 @@ def test_compare(curves: Lab) -> None:
     backwards = data(curves, "compare", "last", "previous")
     assert [run["run_id"] for run in backwards["runs"]] == ids[::-1]
     assert len(data(curves, "compare", "--last", "1")["runs"]) == 1
+def test_a_run_with_an_infinite_value_is_never_the_best(curves: Lab) -> None:
+    best = train(curves, 0.3)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    for value in (-math.inf, math.nan):
+        run_id = client.create_run(curves.runs()[0].info.experiment_id).info.run_id
+        client.log_metric(run_id, "curves_metrics.loss", value)
+        client.set_terminated(run_id)
+
+    assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == best
+
+
+def test_a_name_with_both_kinds_of_quotes_is_no_other_runs(curves: Lab) -> None:
+    train(curves, 0.3, mlflow_run_name="its")
+    own = train(curves, 0.3, mlflow_run_name="it's")
+
+    assert data(curves, "show", "it's")["run"]["run_id"] == own
+    assert "has no run" in metrics(curves, "show", "it's\"").output
+    assert "has no run" in metrics(curves, "show", "i't\"s").output
+
+
     text = metrics(curves, "compare").output
     assert "0.2 (-0.1)*" in text
     assert "params:values" in text

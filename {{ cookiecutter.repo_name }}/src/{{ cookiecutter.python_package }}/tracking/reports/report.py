@@ -93,7 +93,7 @@ class RunReport:
                     self._quietly(self._read_histories, own_keys, seen)
         own = {key: (each.value, each.step) for key, each in self._tally.seen().items()}
         points = {key: stored[key] for key in stored.keys() - own.keys()} | own
-        points |= self._quietly(self._write_best, seen) or {}
+        points |= self._quietly(self._write_best, seen, stored) or {}
         self._values = with_best(points, self._best_start)
 
     def show(self, status: str, has_page: bool) -> None:
@@ -137,17 +137,24 @@ class RunReport:
         """Count what the run has of the keys that have a best value, whoever wrote it."""
         store = store_at(self._delivery.destination.tracking_uri)
         for key in keys:
-            if rule_of(key, self._rules) and store.retry.seconds_left() > 0:
+            rule = rule_of(key, self._rules)
+            if rule and rule.greater_is_better is not None and store.retry.seconds_left() > 0:
                 seen[key] = seen_in(self._delivery.route.ask(partial(_history, key)))
 
-    def _write_best(self, seen: Mapping[str, Seen]) -> dict[str, tuple[float, int]]:
+    def _write_best(
+        self, seen: Mapping[str, Seen], stored: Mapping[str, tuple[float, int]]
+    ) -> dict[str, tuple[float, int]]:
         found = {
             self._best_start + key: best
             for key, each in seen.items()
             if (rule := rule_of(key, self._rules)) and (best := each.best(rule))
         }
         metrics = {key: Points(key, (value,)) for key, (value, _) in found.items()}
-        self._delivery.send(metrics, {key: (step,) for key, (_, step) in found.items()})
+        # MLflow's last value is that of the highest step, which an earlier best may have.
+        steps = {
+            key: (max(step, stored.get(key, (0, step))[1]),) for key, (_, step) in found.items()
+        }
+        self._delivery.send(metrics, steps)
         return found
 
     def _quietly(self, function: Callable[..., object], *arguments: object) -> Any:

@@ -99,7 +99,9 @@ class Runs:
         if len(found) > 1:
             raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
         by_name = f"attributes.run_name = {_quoted(name)}"
-        found = found or self.store.search_runs(by_name, self.experiment, 1)
+        named = [] if found else self.store.search_runs(by_name, self.experiment, 1)
+        # MySQL takes a and A for the same; of a name with both kinds of quotes one is left out.
+        found += [run for run in named if run.info.run_name.casefold() == name.casefold()]
         return self._first(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
@@ -146,11 +148,15 @@ class Runs:
         rule = rule_of(key, self.rules)
         if rule is None or rule.greater_is_better is None:
             raise no_rule(repr(key))
-        order = "DESC" if rule.greater_is_better else "ASC"
+        # SQL stores keep an infinity as 1.798e308; a filter (MLflow 3.17) takes no "+" in a number.
+        order, finite = "DESC", "< 1.7e308"
+        if not rule.greater_is_better:
+            order, finite = "ASC", "> -1.7e308"
         found: dict[float, Run] = {}  # by value; not all runs have a best of their own
         for sorted_by in (best_start(self._config.separator) + key, key):
-            for run in self._search(FINISHED, 1, f"metrics.`{sorted_by}` {order}"):
-                if not math.isnan(value := run.data.metrics.get(sorted_by, math.nan)):
+            search = f"{FINISHED} and metrics.`{sorted_by}` {finite}"
+            for run in self._search(search, 1, f"metrics.`{sorted_by}` {order}"):
+                if math.isfinite(value := run.data.metrics.get(sorted_by, math.nan)):
                     found.setdefault(value, run)
         if not found:
             raise NotFoundError(f"No finished run has a metric {key!r}.")

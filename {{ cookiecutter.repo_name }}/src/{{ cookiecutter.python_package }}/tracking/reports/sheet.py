@@ -89,7 +89,7 @@ class Sheet:
 def _escaped(text: str) -> str:
     for character in "\\`*_|<>[]":
         text = text.replace(character, "\\" + character)
-    return text
+    return " ".join(text.splitlines())
 
 
 def kedros_console() -> Console | None:
