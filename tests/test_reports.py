@@ -30,7 +30,7 @@ from lab.tracking.dataset import MlflowMetricsDataset
 from lab.tracking.points import Points
 from lab.tracking.reports.curves import curve
 from lab.tracking.reports.rows import Value, for_json, rows, with_best
-from lab.tracking.reports.rules import Rule, limits, parse_rules, rule_of, rules_in
+from lab.tracking.reports.rules import Owner, Rule, by_owner, limits, parse_rules, rule_of, rules_in
 from lab.tracking.reports.sheet import Cell, Sheet
 from lab.tracking.reports.tally import Tally
 from lab.tracking.store.schema import versions
@@ -120,6 +120,66 @@ def test_exact_names_come_before_patterns_and_entries_before_factories() -> None
     assert better("foo.xy") is None
 
 
+KIND = "lab.tracking.MlflowMetricsDataset"
+
+
+@pytest.mark.parametrize(
+    ("key", "owner"),
+    [
+        ("rmse_metrics.error", "{name}_metrics"),
+        ("rmse_test_metrics.error", "{name}_test_metrics"),
+        ("rmse_test_metrics.other", None),
+        ("plain_metrics.size", None),
+        ("kept_metrics.size", "kept_metrics"),
+        ("uk.rmse", "uk"),
+        ("uk.err.rmse", None),
+        ("uk.err.mse", "uk.err"),
+        ("single", None),
+        ("single.one", "flat"),
+        ("anything", "flat"),
+        ("cached.loss", None),
+    ],
+)
+def test_a_rule_is_for_the_metrics_of_its_own_entry(key: str, owner: str | None) -> None:
+    """As Kedro finds the entry of a dataset, whatever the order in the catalog."""
+    metrics_of = {
+        "flat": ["*"],
+        "{name}_metrics": ["*"],
+        "{name}_test_metrics": ["error"],
+        "plain_metrics": [],
+        "kept_metrics": ["size"],
+        "uk": ["*"],
+        "uk.err": ["mse"],
+    }
+    limits_of = {name: float(number) for number, name in enumerate(metrics_of)}
+    catalog: dict[str, dict[str, Any]] = {
+        "one": {"type": KIND, "key": "single"},
+        "cached": {"type": "CachedDataset", "dataset": {"type": KIND}},
+        "table": {"type": "no_such_package.Table"},
+    }
+    for name, names in metrics_of.items():
+        rule = {"greater_is_better": True, "threshold": limits_of[name]}
+        catalog[name] = {"type": KIND, "metrics": dict.fromkeys(names, rule)}
+    catalog["flat"]["prefix"] = ""
+
+    for items in ([*catalog.items()], [*catalog.items()][::-1]):
+        found = rule_of(key, rules_in(dict(items), "."))
+        assert (found and found.threshold) == (limits_of[owner] if owner else None)
+
+
+def test_each_best_value_is_by_the_rule_of_its_own_dataset(lab: Lab) -> None:
+    up, down = "{greater_is_better: true}", "{greater_is_better: false}"
+    lab.add(
+        "base/catalog.yml",
+        f'final_metrics: {{type: {KIND}, prefix: "", metrics: {{"*loss": {down}}}}}\n'
+        f"curves_metrics: {{type: {KIND}, metrics: {{loss: {up}}}}}\n",
+    )
+    train(lab, *LOSSES)
+
+    bests = {key: value for key, value in lab.points().items() if key.startswith("best.")}
+    assert bests == {"best.curves_metrics.loss": [(0, 0.5)]}
+
+
 def test_rules_in_a_cached_dataset_and_below_an_empty_prefix() -> None:
     entry = {
         "type": "lab.tracking.MlflowMetricsDataset",
@@ -128,7 +188,8 @@ def test_rules_in_a_cached_dataset_and_below_an_empty_prefix() -> None:
     }
     catalog = {"cached": {"type": "CachedDataset", "dataset": entry}, "plain": entry}
 
-    assert [rule.key for rule in rules_in(catalog, ".")] == ["cached.a", "plain.a"]
+    found = [rule.key for rule in rules_in(catalog, ".") if rule.greater_is_better]
+    assert found == ["cached.a", "plain.a"]
 
 
 def met(rule: dict[str, Any], value: float, baseline: float | None = None) -> bool:
@@ -169,14 +230,29 @@ def test_limits(rule: dict[str, Any], value: float, baseline: float | None, expe
 
 
 def test_a_metric_that_is_missing_among_others_of_its_dataset_meets_no_limit() -> None:
-    rules = [
-        Rule("m", True, threshold=0.5, start="d."),
-        Rule("n*", True, threshold=0.5, start="d."),
-    ]
+    rules = by_owner(
+        [Owner("d", "d.", [Rule("m", True, threshold=0.5), Rule("n*", True, threshold=0.5)])]
+    )
 
     (missing,) = limits({"d.other": 1.0}, rules, {})
     assert (missing.key, missing.value, missing.passed) == ("d.m", None, False)
     assert limits({"e.other": 1.0}, rules, {}) == []
+
+
+def test_a_metric_is_missing_only_where_its_own_dataset_was_written() -> None:
+    limited, up = [Rule("acc", True, threshold=0.5)], [Rule("n*", True)]
+    flat = by_owner([Owner("flat", "", [*limited, Rule("loss", False, threshold=0.5)])])
+    assert limits({"b.other": 1.0, "system/cpu": 1.0}, flat, {}) == []
+    assert [(each.key, each.value) for each in limits({"loss": 0.1}, flat, {})] == [
+        ("loss", 0.1),
+        ("acc", None),
+    ]
+
+    nested = by_owner(
+        [Owner("a", "a.", limited), Owner("a.b", "a.b.", up), Owner("a.c", "a.c.", [])]
+    )
+    assert limits({"a.b.other": 1.0, "a.c.other": 1.0}, nested, {}) == []
+    assert [each.key for each in limits({"a.other": 1.0}, nested, {})] == ["a.acc"]
 
 
 # Values
@@ -252,6 +328,8 @@ def test_a_sheet_in_all_its_forms() -> None:
     ]
     assert "Run a\\_b" in sheet.markdown()
     assert "| m\\_a\\|b | **0.5** |" in sheet.markdown()
+    sheet.rows.append([Cell("params:prompt"), Cell("first line\nsecond\n")])
+    assert "| params:prompt | first line second |" in sheet.markdown()
 
 
 @pytest.mark.parametrize(
@@ -328,10 +406,26 @@ def test_the_best_of_a_given_run_is_that_of_all_of_it(curves: Lab) -> None:
         curves.run("curves", params={"values": values, "mlflow_run_id": run_id})
 
     run = client.get_run(run_id)
-    sheet.rows.append([Cell("params:prompt"), Cell("first line\nsecond\n")])
-    assert "| params:prompt | first line second |" in sheet.markdown()
     assert run.data.metrics["best.curves_metrics.loss"] == 0.1
     assert run.data.metrics["curves_metrics.loss"] == 0.3
+
+
+def test_a_better_value_at_an_earlier_step_is_the_best_of_the_run(curves: Lab) -> None:
+    """MLflow takes for the last value of a key the one at its highest step."""
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    train(curves, 0.5, 0.4, 0.3, mlflow_run_id=run_id)
+    client.log_metric(run_id, "curves_metrics.loss", 0.1, step=1)
+    for _ in range(2):
+        train(curves, 0.2, mlflow_run_id=run_id)
+
+    assert client.get_run(run_id).data.metrics["best.curves_metrics.loss"] == 0.1
+    (loss,) = [
+        each
+        for each in data(curves, "show", run_id)["metrics"]
+        if each["key"] == "curves_metrics.loss"
+    ]
+    assert (loss["value"], loss["best"]) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -410,24 +504,6 @@ def test_the_summary_of_several_pipelines(curves: Lab, capsys: pytest.CaptureFix
     begin = len(out) - out[::-1].index(next(x for x in out[::-1] if x.startswith("metric ")))
     table = [line.split() for line in out[begin:]]
     assert ["curves_metrics.loss", "0.2", "0.2", "at", "0", "-0.2", "better"] in table
-def test_a_better_value_at_an_earlier_step_is_the_best_of_the_run(curves: Lab) -> None:
-    """MLflow takes for the last value of a key the one at its highest step."""
-    client = MlflowClient(f"sqlite:///{curves.store}")
-    run_id = client.create_run(client.create_experiment("lab")).info.run_id
-    train(curves, 0.5, 0.4, 0.3, mlflow_run_id=run_id)
-    client.log_metric(run_id, "curves_metrics.loss", 0.1, step=1)
-    for _ in range(2):
-        train(curves, 0.2, mlflow_run_id=run_id)
-
-    assert client.get_run(run_id).data.metrics["best.curves_metrics.loss"] == 0.1
-    (loss,) = [
-        each
-        for each in data(curves, "show", run_id)["metrics"]
-        if each["key"] == "curves_metrics.loss"
-    ]
-    assert (loss["value"], loss["best"]) == (0.2, 0.1)
-
-
     assert any(row[:3] == ["MLflow", "run", "curves+ends"] for row in table)
     assert any(row[0].startswith("before_metrics.") for row in table if row)
 
@@ -601,6 +677,26 @@ def test_the_best_run_may_be_one_without_a_best_value_of_its_own(curves: Lab) ->
     assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == run_id
 
 
+def test_a_run_with_an_infinite_value_is_never_the_best(curves: Lab) -> None:
+    best = train(curves, 0.3)
+    client = MlflowClient(f"sqlite:///{curves.store}")
+    for value in (-math.inf, math.nan):
+        run_id = client.create_run(curves.runs()[0].info.experiment_id).info.run_id
+        client.log_metric(run_id, "curves_metrics.loss", value)
+        client.set_terminated(run_id)
+
+    assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == best
+
+
+def test_a_name_with_both_kinds_of_quotes_is_no_other_runs(curves: Lab) -> None:
+    train(curves, 0.3, mlflow_run_name="its")
+    own = train(curves, 0.3, mlflow_run_name="it's")
+
+    assert data(curves, "show", "it's")["run"]["run_id"] == own
+    assert "has no run" in metrics(curves, "show", "it's\"").output
+    assert "has no run" in metrics(curves, "show", "i't\"s").output
+
+
 def test_nested_runs_are_not_meant(curves: Lab) -> None:
     run_id = train(curves, *LOSSES)
     client = MlflowClient(f"sqlite:///{curves.store}")
@@ -677,26 +773,6 @@ def test_compare(curves: Lab) -> None:
     backwards = data(curves, "compare", "last", "previous")
     assert [run["run_id"] for run in backwards["runs"]] == ids[::-1]
     assert len(data(curves, "compare", "--last", "1")["runs"]) == 1
-def test_a_run_with_an_infinite_value_is_never_the_best(curves: Lab) -> None:
-    best = train(curves, 0.3)
-    client = MlflowClient(f"sqlite:///{curves.store}")
-    for value in (-math.inf, math.nan):
-        run_id = client.create_run(curves.runs()[0].info.experiment_id).info.run_id
-        client.log_metric(run_id, "curves_metrics.loss", value)
-        client.set_terminated(run_id)
-
-    assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == best
-
-
-def test_a_name_with_both_kinds_of_quotes_is_no_other_runs(curves: Lab) -> None:
-    train(curves, 0.3, mlflow_run_name="its")
-    own = train(curves, 0.3, mlflow_run_name="it's")
-
-    assert data(curves, "show", "it's")["run"]["run_id"] == own
-    assert "has no run" in metrics(curves, "show", "it's\"").output
-    assert "has no run" in metrics(curves, "show", "i't\"s").output
-
-
     text = metrics(curves, "compare").output
     assert "0.2 (-0.1)*" in text
     assert "params:values" in text

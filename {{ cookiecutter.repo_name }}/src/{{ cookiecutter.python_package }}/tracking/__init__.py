@@ -20,7 +20,7 @@ The other modules here:
     binding/               which metrics datasets a pipeline has, and to which run each belongs
     reports/               what one sees: the summary, `kedro metrics`, `load` of a dataset
 
-And sub-packages that few need to open: ``delivery/`` (points arrive, whatever happens),
+And sub-packages that their owner seldom opens: ``delivery/`` (points arrive, whatever happens),
 ``store/`` (one MLflow store as one object), ``process/`` (what belongs to the process),
 ``scanning/`` (where in a text a secret may stand; URIs), ``dask/`` (nodes on a cluster).
 

@@ -1,9 +1,9 @@
 """``MlflowPipelineHook``: which Kedro event does what.
 
-Whoever comes first closes the MLflow run: ``after_pipeline_run`` (FINISHED), ``on_pipeline_error``
-(FAILED) or, as KILLED, ``process/termination.py`` at SIGTERM, SIGHUP and SIGQUIT; after Ctrl-C, of
-which Kedro tells no hook, the end of the catalog (``_close_collected``) or of the process
-(``ProcessState.begin_tracking``); after ``%reload_kedro`` the next run (``kill_interrupted_runs``).
+The first of these closes the MLflow run: ``after_pipeline_run`` (FINISHED), ``on_pipeline_error``
+(FAILED) or, as KILLED, SIGTERM, SIGHUP and SIGQUIT (``process/termination.py``). Of Ctrl-C Kedro
+tells no hook: then it is the end of the catalog (``_close_collected``) or of the process, the next
+Kedro run or ``%reload_kedro`` (``process/state.py``), whichever comes first.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import sys
 import threading
 import weakref
 from collections.abc import Generator, Mapping
-from dataclasses import replace
-from importlib.util import find_spec
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -81,7 +80,7 @@ class MlflowPipelineHook:
 
     @hook_impl(tryfirst=True)
     def before_dataset_loaded(self, node: Node) -> None:
-        """Make the run the one of the MLflow calls of other hooks, and of the dataset."""
+        """Make the run MLflow's active one, for other hooks' MLflow calls and the dataset's."""
         from .process.state import process_state
 
         if run := process_state().run_in(sys._getframe()):  # Kedro gives it no catalog
@@ -177,9 +176,9 @@ class MlflowPipelineHook:
 
 
 def _set_notebook(config: MlflowConfig) -> None:
+    """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
     if find_spec("mlflow") is None:  # who needs it is told so
         return
-    """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
     from .delivery.opening import find_experiment
     from .process.state import process_state
 
@@ -214,12 +213,13 @@ def _rules_of(
     datasets: Mapping[str, MlflowMetricsDataset], bindings: Mapping[str, Binding]
 ) -> list[Rule]:
     """What the datasets say of their metrics, those that have no MLflow run of their own."""
-    return [
-        replace(rule, start=bindings[name].start)
-        for name, dataset in datasets.items()
-        for rule in dataset.rules
-        if not dataset.run_id
-    ]
+    from .reports.rules import Owner, by_owner
+
+    return by_owner(
+        Owner(name, bindings[name].start, each.rules, bool(each.key))
+        for name, each in datasets.items()
+        if not each.run_id
+    )
 
 
 def _end_of_log(catalog: DataCatalog) -> None:

@@ -37,8 +37,8 @@ class Tag:
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
     # A run of `kedro metrics open`, for Kedro runs that may be repeated; for whom it was opened.
     SHARED = "kedro.shared"
-    # Of a run that began in the outbox: its target store; its target run, if that is an external
-    # one; and that this is so, and its end not to be written.
+    # Of a run that began in the outbox: its target store and, if its target is an external run, the
+    # id of that one and a mark: its end is not to be written.
     TARGET_STORE = "kedro.spool.store"
     TARGET_RUN = "kedro.spool.run_id"
     EXTERNAL = "kedro.spool.external"

@@ -68,7 +68,8 @@ class ActiveOnThreads:
 
         Args:
             run: MLflow's.
-            may_cover: Whether it may be put on top of the run with this id: not of the caller's.
+            may_cover: Whether it may be put on top of the run with this id: not on one that the
+                caller has made active.
             is_used: Whether a Kedro run uses the run with this id, and will end it.
         """
         self.run = run

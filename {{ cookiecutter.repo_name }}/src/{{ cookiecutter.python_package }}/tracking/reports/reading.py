@@ -92,7 +92,7 @@ def bound_to_read(
     binding = Binding(_name(prefix, key), prefix, config.separator, destination, key=key)
     if destination is None:
         own = [replace(rule, start=binding.start) for rule in rules]
-        runs = Runs(config, [*own, *catalog_rules(config)] if name else own)
+        runs = Runs(config, [*catalog_rules(config), *own] if name else own)
         try:
             with runs.reading():
                 found = runs.find(name).info.run_id if name else runs.last_with(binding)

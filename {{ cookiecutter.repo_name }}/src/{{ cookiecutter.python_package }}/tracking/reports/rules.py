@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from kedro.utils import load_obj
 
@@ -53,6 +53,7 @@ class Limit:
     greater_is_better: bool
 
 
+# What a rule may say: all but its name, the first field, and ``start``, the last.
 _FIELDS = tuple(field.name for field in fields(Rule))[1:-1]
 _LIMITS = _FIELDS[1:]
 
@@ -109,20 +110,66 @@ def parse_load_args(load_args: Any) -> tuple[str | None, bool]:
     raise ValueError(f"'load_args' is {shown(load_args)}; it may have 'run: RUN' and 'as: frame'")
 
 
+class Owner(NamedTuple):
+    """A metrics dataset, or a factory of such, and what it says of its metrics."""
+
+    entry: str  # its name in the catalog
+    start: str  # what its keys begin with; of a factory a pattern
+    rules: Sequence[Rule]
+    has_one_key: bool = False  # ``start`` is that key
+
+
+def by_owner(owners: Iterable[Owner]) -> list[Rule]:
+    """The rules, the first of which that matches a key is of the dataset that writes it.
+
+    It is one that says nothing, where the dataset says nothing of that key.
+    """
+    owners = sorted(owners, key=_precedence)
+    starts = [owner.start for owner in owners if owner.rules]
+    return [
+        replace(rule, start=owner.start)
+        for owner in owners
+        if any(_is_pattern(start) or owner.start.startswith(start) for start in starts)
+        for rule in (*owner.rules, Rule("" if owner.has_one_key else "*"))
+        if owner.start or rule in owner.rules  # without a prefix any key begins so
+    ]
+
+
+def _precedence(owner: Owner) -> tuple[Any, ...]:
+    """Entries before factories, which have Kedro's own order (``CatalogConfigResolver``)."""
+    if not owner.start:
+        return (2,)
+    if not _is_pattern(owner.start):
+        return 0, -len(owner.start)
+    outside = re.sub("{.*?}", "", owner.entry)
+    return 1, -len(outside), -owner.entry.count("{"), owner.entry
+
+
 def rules_in(catalog: Mapping[str, Any], separator: str) -> list[Rule]:
-    """The rules in a catalog's configuration, also of dataset factories; explicit ones first."""
-    found: list[Rule] = []
-    for name, entry in catalog.items():
-        inner = entry.get("dataset") if isinstance(entry, Mapping) else None  # a CachedDataset's
-        given = inner if isinstance(inner, Mapping) else entry
-        if not isinstance(given, Mapping) or not given.get("metrics") or given.get("run_id"):
+    """The rules in a catalog's configuration, also of dataset factories, see ``by_owner``."""
+    entries = {name: _given(entry) for name, entry in catalog.items()}
+    # Those of other types write no keys, and may take seconds to import.
+    kinds = {str(each.get("type")) for each in entries.values() if each.get("metrics")}
+    is_ours = {kind: _is_ours(kind) for kind in kinds}
+    owners = []
+    for name, given in entries.items():
+        kind = str(given.get("type"))
+        if given.get("run_id") or not is_ours.get(kind, kind.endswith(".MlflowMetricsDataset")):
             continue
-        if _is_ours(given.get("type")):
-            prefix = given.get("prefix")
-            prefix = name.partition("@")[0] if prefix is None else str(prefix)
-            start = name_pattern(re.sub("{.*?}", "*", prefix)) + separator if prefix else ""
-            found += [replace(rule, start=start) for rule in parse_rules(given["metrics"])]
-    return sorted(found, key=lambda rule: _is_pattern(rule.start))
+        prefix, key = given.get("prefix"), given.get("key")
+        prefix = name.partition("@")[0] if prefix is None else str(prefix)
+        start = name_pattern(re.sub("{.*?}", "*", str(key or prefix)))
+        start += separator if start and not key else ""
+        rules = parse_rules(given.get("metrics") or {})
+        owners.append(Owner(name, start, rules, bool(key)))
+    return by_owner(owners)
+
+
+def _given(entry: Any) -> Mapping[str, Any]:
+    """What a catalog's entry says; of a CachedDataset the entry within."""
+    inner = entry.get("dataset") if isinstance(entry, Mapping) else None
+    found = inner if isinstance(inner, Mapping) else entry
+    return found if isinstance(found, Mapping) else {}
 
 
 def _is_ours(kind: Any) -> bool:
@@ -145,16 +192,16 @@ def limits(
 ) -> list[Limit]:
     """How a run's values meet the limits; without a baseline those against one are met.
 
-    A metric that the run has to have, for it has others of that dataset, does not meet them.
+    A metric that the run has to have, for it has others of that dataset, does not meet them. Of one
+    without a prefix these are others that it has rules for: any key may be another's.
     """
     rules = tuple(rules)
     found = [(key, rule) for key in sorted(values) if (rule := rule_of(key, rules))]
+    written = {rule.start for _, rule in found if rule.start or rule.greater_is_better is not None}
     missing = [
         (rule.key, rule)
         for rule in rules
-        if not _is_pattern(rule.key)
-        and rule.key not in values
-        and any(key.startswith(rule.start) for key in values)
+        if not _is_pattern(rule.key) and rule.key not in values and rule.start in written
     ]
     return [
         limit
@@ -168,6 +215,8 @@ def _is_pattern(name: str) -> bool:
 
 
 def _matches(pattern: str, key: str) -> bool:
+    if not _is_pattern(pattern):
+        return pattern == key
     words = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
     return re.fullmatch(words, key) is not None
 
