@@ -15,6 +15,7 @@ from post_gen_project import add_command
 
 from kedro_mlflow_metrics_starter import dependencies, textfile
 from kedro_mlflow_metrics_starter.adopt import ignore
+from kedro_mlflow_metrics_starter.refusal import Refusal
 
 # cli.py
 
@@ -131,6 +132,17 @@ PYPROJECTS = {
     "lines without a comma": '[project]\ndependencies = [\n    "kedro~=1.0"\n]\n',
     "one line": '[project]\ndependencies = ["kedro~=1.0"] # all\n',
     "none": "[project]\ndependencies = []\n",
+    "a comment below a last item without a comma": (
+        '[project]\ndependencies = [\n  "kedro~=1.0"\n  # why\n]\nname = "a"\n'
+    ),
+    "a comment beside and below it": (
+        '[project]\ndependencies = [\n  "kedro~=1.0" # why, all\n\n  # all]\n\n] # all\n'
+    ),
+    "a comment beside the first line": '[project]\ndependencies = ["kedro~=1.0" # why\n]\n',
+    "a comment before a comma": '[project]\ndependencies = [\n"kedro~=1.0"\n# why\n,\n]\n',
+    "nothing but a comment": '[project]\ndependencies = [ # all\n]\noptional = ["kedro"] # why\n',
+    "keys with dots": 'project.dependencies = ["kedro~=1.0"] # why\nproject.name = "a"\n',
+    "braces": 'project = {dependencies = ["kedro~=1.0"], name = "a"} # why\n',
     "another name for it": '[project]\ndependencies = ["Kedro[viz]>=1"]\n',
 }
 
@@ -145,7 +157,27 @@ def test_a_static_list_gets_what_is_missing(case: str) -> None:
     assert names == ["kedro", "mlflow"]
     assert 'mlflow>=3.7,<4"' in after
     assert all(comment in after for comment in ("# why", "# all") if comment in before)
+    rest = [tomlkit.parse(text).unwrap() for text in (before, after)]
+    assert [project["project"].pop("dependencies") for project in rest]
+    assert rest[0] == rest[1]
     assert dependencies.add_to_pyproject(after, WANTED) == after
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[project]\ndependencies = [\n"kedro"\n# why\n,"a"\n,\n]\n',
+        '[tool.poetry]\ndependencies = ["kedro"]\n',
+    ],
+)
+def test_a_list_that_cannot_be_added_to_is_left_to_its_owner(text: str) -> None:
+    with pytest.raises(Refusal, match=r"^pyproject\.toml .* add .* mlflow>=3\.7,<4\.$"):
+        dependencies.add_to_pyproject(text, WANTED)
+
+
+def test_a_list_that_cannot_be_taken_from_is_left_to_its_owner() -> None:
+    with pytest.raises(Refusal, match=r"^pyproject\.toml .* remove kedro from it yourself\.$"):
+        dependencies.remove_from_pyproject('[tool.poetry]\ndependencies = ["kedro"]\n', "kedro")
 
 
 def test_a_list_of_poetry_gets_what_is_missing() -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import tomlkit
-
-from . import dependencies, example, kedro_mlflow, kedro_viz, template, templates
+from . import checks, dependencies, example, kedro_mlflow, kedro_viz, template, templates
 from .catalog import add_entries
 from .plan import Plan
 from .project import PYPROJECT, Project
@@ -42,7 +39,7 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     add_dependencies(plan, with_example=options.example, distributed=options.distributed)
     plan.edit(".gitignore", ignore)
     if is_new:
-        leave_out_of_checks(plan)
+        checks.leave_out(plan)
     if options.from_kedro_viz:
         kedro_viz.convert(plan)
     if options.from_kedro_mlflow:
@@ -128,41 +125,6 @@ def ignore(text: str) -> str:
         return text
     gap = "" if not text else "\n" if text.endswith("\n") else "\n\n"
     return "\n".join([text + gap + head, *new, ""])
-
-
-def leave_out_of_checks(plan: Plan) -> None:
-    """The project's own ruff, mypy and coverage are for its own code."""
-    tools = plan.project.pyproject.get("tool", {})
-    folder, module = f"{plan.project.package}/tracking", f"{plan.project.name}.tracking.*"
-    as_package = plan.as_package
-
-    def change(text: str) -> str:
-        document: Any = tomlkit.parse(text)
-        if "ruff" in tools:
-            if not as_package:
-                _append(document["tool"]["ruff"], "extend-exclude", folder)
-            _append(document["tool"]["ruff"], "extend-exclude", templates.OF_PIPELINES)
-        if as_package:
-            return tomlkit.dumps(document)
-        if "coverage" in tools:
-            coverage = document["tool"]["coverage"]
-            is_new = "run" not in coverage
-            _append(coverage.setdefault("run", tomlkit.table()), "omit", f"{folder}/*")
-            if is_new:
-                coverage["run"].add(tomlkit.nl())
-        if "mypy" in tools and module not in str(tools["mypy"].get("overrides")):
-            override = tomlkit.table()
-            override.update({"module": module, "ignore_errors": True})
-            document["tool"]["mypy"].setdefault("overrides", tomlkit.aot()).append(override)
-        return tomlkit.dumps(document)
-
-    plan.edit(PYPROJECT, change)
-
-
-def _append(table: Any, key: str, value: str) -> None:
-    values = table.setdefault(key, tomlkit.array())
-    if value not in values:
-        values.append(value)
 
 
 def add_mlflow_yml(plan: Plan) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import tomlkit
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
-from tomlkit.items import Array
+
+from . import tomlfile
+from .refusal import Refusal
 
 REQUIREMENTS = ("requirements.txt", "src/requirements.txt")
 Read = Callable[[str], str | None]
@@ -86,20 +89,30 @@ def add_to_pyproject(text: str, wanted: Mapping[str, str], *, anew: bool = False
     """The text of a ``pyproject.toml`` with what is missing in its own list, if it has one.
 
     ``anew``: or in a new list.
+
+    Raises:
+        Refusal: It can't be written there.
     """
-    document: Any = tomlkit.parse(text)
+    after = tomlfile.edited(text, partial(_add, wanted=wanted, anew=anew))
+    if after is None:
+        raise Refusal(
+            "pyproject.toml has its dependencies in a way that this command can't add to; add what"
+            f" is missing yourself, of {', '.join(map(uncommented, wanted.values()))}."
+        )
+    return after
+
+
+def _add(data: Any, wanted: Mapping[str, str], *, anew: bool) -> None:
     if anew:
-        document["project"]["dependencies"] = tomlkit.array().multiline(True)
-    if poetry := _get(document, "tool", "poetry", "dependencies"):
+        data["project"]["dependencies"] = tomlkit.array().multiline(True)
+    if poetry := _get(data, "tool", "poetry", "dependencies"):
         names = {canonicalize_name(name) for name in poetry}
         for name, line in wanted.items():
             if name not in names and (requirement := parsed(line)):
                 poetry[name] = str(requirement.specifier)
-    listed = _get(document, "project", "dependencies")
-    if isinstance(listed, Array):
-        for line in missing(map(str, listed), wanted):
-            listed.append(uncommented(line))
-    return tomlkit.dumps(document)
+    listed = _get(data, "project", "dependencies")
+    if isinstance(listed, list) and (lines := missing(map(str, listed), wanted)):
+        tomlfile.append(data["project"], "dependencies", *map(uncommented, lines))
 
 
 def remove(text: str, name: str) -> str:
@@ -108,16 +121,28 @@ def remove(text: str, name: str) -> str:
 
 
 def remove_from_pyproject(text: str, name: str) -> str:
-    """The text of a ``pyproject.toml`` whose own list is without this package."""
-    document: Any = tomlkit.parse(text)
-    listed = _get(document, "project", "dependencies")
-    if isinstance(listed, Array):
+    """The text of a ``pyproject.toml`` whose own list is without this package.
+
+    Raises:
+        Refusal: It can't be taken from there.
+    """
+    after = tomlfile.edited(text, partial(_remove, name=name))
+    if after is None:
+        raise Refusal(
+            "pyproject.toml has its dependencies in a way that this command can't take from; remove"
+            f" {name} from it yourself."
+        )
+    return after
+
+
+def _remove(data: Any, name: str) -> None:
+    listed = _get(data, "project", "dependencies")
+    if isinstance(listed, list):
         for line in [line for line in listed if name_of(str(line)) == name]:
             listed.remove(line)
-    poetry: Any = _get(document, "tool", "poetry", "dependencies") or {}
+    poetry: Any = _get(data, "tool", "poetry", "dependencies") or {}
     for key in [key for key in poetry if canonicalize_name(key) == name]:
-        poetry.remove(key)
-    return tomlkit.dumps(document)
+        del poetry[key]
 
 
 def _of_poetry(name: str, version: Any) -> str:
