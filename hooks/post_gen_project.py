@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import yaml
@@ -172,14 +172,61 @@ def register_hook(text: str, tracking: str) -> str:
 
 def extend_setting(text: str, name: str, item: str) -> str:
     """The text of ``settings.py`` with one item more, the last, in this tuple or list."""
-    if setting := [statement for statement in ast.parse(text).body if _sets(statement, name)]:
-        is_set = any(_always_sets(statement, name) for statement in setting)
+    tree = ast.parse(text)
+    end = text.count("\n") + 1
+    if changes := [*_changes(tree, name)]:
+        is_set = any(_always_sets(statement, name) for statement in changes)
         others = name if is_set else f'globals().get("{name}", ())'
-        return _insert(text, setting[-1].lineno, f"{name} = (*{others}, {item})")
+        # An import of all that is elsewhere stands among others, which this is not to part.
+        line = end if _has_star(changes[-1]) else changes[-1].lineno
+        return _insert(text, line, f"{name} = (*{others}, {item})")
     # below Kedro's own example of it, which is a comment, or at the end
     example = re.search(rf"^# *{name} *=.*(\n#.*)*", text, re.MULTILINE)
-    line = text.count("\n", 0, example.end() if example else len(text)) + 1
+    line = text.count("\n", 0, example.end()) + 1 if example else end
     return _insert(text, line, f"{name} = ({item},)")
+
+
+def _changes(tree: ast.Module, name: str) -> Iterator[ast.stmt]:
+    """The statements that may change what this name stands for: each that sets or uses it.
+
+    ``HOOKS.append(...)`` fails below a tuple. The list may have other names, and be changed by
+    functions.
+    """
+    names = {name}
+    while others := {other for node in tree.body for other in _others(node, names)} - names:
+        names |= others
+    for statement in tree.body:
+        if _sets(statement, name) or _uses(statement, names) or _has_star(statement):
+            yield statement
+
+
+def _others(statement: ast.stmt, names: set[str]) -> Iterator[str]:
+    """What is set to one of these names, or what is made of it; functions that use one."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if _uses(node, names):
+                yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            same = {part.id for part in [*targets, node.value] if isinstance(part, ast.Name)}
+            if same & names or (node.value and _uses(node.value, names)):
+                yield from same
+
+
+def _uses(code: ast.AST, names: set[str]) -> bool:
+    """Whether code reads one of these names, or has it in ``global``, in a string, after a dot."""
+    return any(
+        (isinstance(node, ast.Name) and node.id in names and not isinstance(node.ctx, ast.Store))
+        or (isinstance(node, ast.Global) and not names.isdisjoint(node.names))
+        or (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.Constant) and node.value in names)
+        for node in ast.walk(code)
+    )
+
+
+def _has_star(statement: ast.stmt) -> bool:
+    """Whether ``from ... import *`` is in a statement: nobody sees what that sets."""
+    return any(isinstance(node, ast.alias) and node.name == "*" for node in ast.walk(statement))
 
 
 def _sets(statement: ast.stmt, name: str) -> bool:
@@ -199,12 +246,11 @@ def _always_sets(node: ast.stmt, name: str) -> bool:
         blocks = [node.body, node.orelse]
     elif isinstance(node, ast.Try):
         blocks = [node.body, *(handler.body for handler in node.handlers)]
-    elif isinstance(node, ast.With):
-        blocks = [node.body]
     else:
         has_no_value = isinstance(node, ast.AnnAssign) and node.value is None
-        loops = isinstance(node, ast.For | ast.While)
-        return _sets(node, name) and not has_no_value and not loops
+        # Loops; `match`; and `with`: suppress(ImportError), say.
+        may_not = hasattr(node, "body") or isinstance(node, ast.Match)
+        return _sets(node, name) and not has_no_value and not may_not
     return all(any(_always_sets(inner, name) for inner in block) for block in blocks)
 
 

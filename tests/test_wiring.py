@@ -14,7 +14,15 @@ import yaml
 from helpers import TEMPLATE
 from hypothesis import given
 from hypothesis import strategies as st
-from post_gen_project import METRICS_ENTRIES, add_entries, drop, edit, register_hook, wire
+from post_gen_project import (
+    METRICS_ENTRIES,
+    add_entries,
+    drop,
+    edit,
+    extend_setting,
+    register_hook,
+    wire,
+)
 
 SHIPPED = Path(kedro.__file__).parent / "templates/project/{{ cookiecutter.repo_name }}"
 SETTINGS = next(SHIPPED.glob("src/*/settings.py")).read_text()
@@ -34,6 +42,8 @@ def stub(name: str) -> type:
 
 class Imported:
     def __getattr__(self, name: str) -> Any:
+        if name == "__all__":
+            return ["HOOKS", "LAB_HOOKS"]
         return (stub("Imported")(),) if name == "HOOKS" else stub(name)
 
 
@@ -102,6 +112,31 @@ def test_kedros_settings_have_the_hook_below_the_example_of_it() -> None:
         "try:\n    from lab.hooks import HOOKS\nexcept ImportError:\n    HOOKS = ()",
         "from lab.hooks import HOOKS",
         "from lab.hooks import LAB_HOOKS as hooks, HOOKS as HOOKS",
+        "from lab.hooks import *",
+        "from lab.hooks import *  # HOOKS\nfrom lab.more import (\n    MORE,\n)",
+        "from lab.hooks import *\nHOOKS = (*HOOKS, A())",
+        "from lab.hooks import *\nif A:\n    HOOKS += (A(),)",
+        "HOOKS = (A(),)\nfrom lab.hooks import *",
+        "try:\n    from lab.hooks import *\nexcept ImportError:\n    HOOKS = ()",
+        "# HOOKS = (A(),)\nif not A:\n    from lab.hooks import *",
+        "HOOKS = [A()]\nHOOKS.append(B())",
+        "HOOKS = [A()]; HOOKS.append(B())",
+        "HOOKS = [A()]\nif A:\n    HOOKS.insert(0, B())\nelse:\n    HOOKS.clear()",
+        "HOOKS = [A()]\n\nMORE = 1\nfor hook in (A, B):\n    HOOKS.append(hook())",
+        "HOOKS = [A()]\nHOOKS[:0] = [B()]\nHOOKS += [A()]\ndel HOOKS[0]",
+        "HOOKS = []\nHOOKS.extend(\n    [A(), B()]\n)",
+        "HOOKS = [A()]\n(lambda: HOOKS.append(B()))()",
+        "HOOKS = []\nglobals()['HOOKS'].append(A())",
+        "import lab.hooks as own\nHOOKS = [A()]\nown.HOOKS = HOOKS\nown.HOOKS.append(B())",
+        "def add(hook):\n    HOOKS.append(hook)\n\nHOOKS = [A()]\nMORE = 1\nadd(B())",
+        "def add():\n    global HOOKS\n    HOOKS = [A()]\n\nadd()",
+        "HOOKS = hooks = [A()]\nMORE = 1\nhooks.append(B())",
+        "hooks = []\ndef add():\n    hooks.append(A())\nHOOKS = hooks\nMORE = 1\nadd()",
+        "HOOKS = [A()]\nadd = HOOKS.append\nMORE = 1\nadd(B())",
+        "HOOKS: list = [A()]\nmore: list = HOOKS\nmore.append(B())",
+        "class With:\n    __enter__ = __exit__ = lambda *_: A\n"
+        "with With():\n    HOOKS = (missing(),)",
+        "match A:\n    case 1:\n        HOOKS = (A(),)",
         "HOOKS = (MyMlflowPipelineHook(),)",
         "def make() -> None:\n    HOOKS = 1",
         "from lab.tracking import MlflowPipelineHook",
@@ -128,6 +163,33 @@ def test_kedros_settings_have_the_hook_below_the_example_of_it() -> None:
 def test_the_hook_joins_the_others(start: str, setting: str) -> None:
     assert_registered(start + setting)
     assert_registered(f"{start}{setting}\n\nOTHER = 1\n")
+
+
+def test_what_an_import_of_all_may_bring_is_kept_at_the_end() -> None:
+    before = '"""Settings."""\nfrom lab.common import *\nimport os\n\nOTHER = os.sep\n'
+
+    assert register_hook(before, "lab.tracking") == (
+        '"""Settings."""\nfrom lab.common import *\nimport os\n'
+        "from lab.tracking import MlflowPipelineHook\n\nOTHER = os.sep\n"
+        'HOOKS = (*globals().get("HOOKS", ()), MlflowPipelineHook())\n'
+    )
+
+
+@pytest.mark.parametrize("change", ["append(B())", "extend([B()])", "insert(0, B())"])
+def test_the_hook_comes_after_the_last_that_changes_the_others(change: str) -> None:
+    before = f"HOOKS = [A()]\nif A:\n    HOOKS.{change}\n"
+    start = "from lab.tracking import MlflowPipelineHook\n"
+    line = "HOOKS = (*HOOKS, MlflowPipelineHook())\n"
+
+    assert register_hook(f"{before}\nMORE = 1\n", "lab.tracking") == (
+        f"{start}{before}{line}\nMORE = 1\n"
+    )
+
+
+def test_plugins_are_disabled_after_those_that_are_added_later() -> None:
+    before = 'PLUGINS = ["a"]\nPLUGINS.append("b")\n'
+
+    assert extend_setting(before, "PLUGINS", '"c"') == f'{before}PLUGINS = (*PLUGINS, "c")\n'
 
 
 @pytest.mark.parametrize(
