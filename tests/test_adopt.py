@@ -531,6 +531,42 @@ def test_the_pattern_is_left_out_where_it_would_take_other_datasets(tmp_path: Pa
     assert "Nothing to do." in adopt(path)
 
 
+@pytest.mark.parametrize(
+    "file", ["base/catalog.yml", "base/catalog_tables.yml", "prod/catalog.yml"]
+)
+def test_a_pattern_of_the_projects_own_goes_on_to_take_its_datasets(
+    file: str, tmp_path: Path
+) -> None:
+    """Of patterns that differ in the names of placeholders Kedro takes the first by alphabet."""
+    path = copy_of(ROCKETS, tmp_path)
+    (path / "conf/prod").mkdir()
+    with (path / "conf" / file).open("a") as catalog:
+        catalog.write(
+            "\n'{table}_metrics': {type: pandas.ParquetDataset, filepath: '{table}.pq'}\n"
+        )
+
+    said = adopt(path)
+
+    sentence = (
+        "'{name}_metrics' was not added to the catalog:"
+        f" conf/{file} has '{{table}}_metrics', which is for the same names."
+    )
+    assert sentence in said.splitlines()
+    catalog_text = (path / "conf/base/catalog.yml").read_text()
+    assert "my_model_metrics:" in catalog_text
+    assert "{name}_metrics" not in catalog_text
+    assert "Nothing to do." in adopt(path)
+
+
+def test_the_pattern_joins_those_of_another_shape(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    with (path / "conf/base/catalog.yml").open("a") as catalog:
+        catalog.write("\n'{space}.{table}_metrics': {type: MemoryDataset}\n")
+
+    assert "was not added" not in adopt(path)
+    assert '"{name}_metrics":' in (path / "conf/base/catalog.yml").read_text()
+
+
 def test_an_entry_of_another_file_is_not_added_again(tmp_path: Path) -> None:
     """Kedro refuses two of one name in one environment."""
     path = copy_of(ROCKETS, tmp_path)

@@ -27,12 +27,9 @@ def add_entries(plan: Plan, entries: str) -> None:
         (name,) = yaml.safe_load(part)
         if name in taken:
             continue
-        used = [] if name in in_main else _named_in_code(project, name, {*taken, *in_main})
-        if used:
-            plan.remark(
-                f"{name!r} was not added to the catalog: the code names {', '.join(used)}, which"
-                " it would make metrics."
-            )
+        reason = None if name in in_main else _against(plan, name, {*taken, *in_main})
+        if reason:
+            plan.remark(f"{name!r} was not added to the catalog: {reason}.")
             continue
         parts.append(part)
     if parts:
@@ -41,6 +38,25 @@ def add_entries(plan: Plan, entries: str) -> None:
             plan.edit(main, lambda text: add(text, "\n\n".join(parts) + "\n"))
         except ValueError as error:
             raise Refusal(f"{project.base}/{error}") from None
+
+
+def _against(plan: Plan, name: str, entries: Iterable[str]) -> str | None:
+    """Why an entry would take datasets of the project's own, if it would."""
+    for file in catalogs(plan.project) if "{" in name else ():
+        for other in _entries_of(plan, file):
+            if _shape(other) == _shape(name):
+                return f"{file} has {other!r}, which is for the same names"
+    if used := _named_in_code(plan.project, name, entries):
+        return f"the code names {', '.join(used)}, which it would make metrics"
+    return None
+
+
+def _shape(name: str) -> str:
+    """A pattern without the names of its placeholders.
+
+    Of two that are alike Kedro takes the one that is first in the alphabet.
+    """
+    return re.sub(r"\{.*?\}", "{}", name)
 
 
 def _entries_of(plan: Plan, file: str) -> list[str]:
