@@ -22,6 +22,7 @@ from databases import unavailable
 from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in, wait_until
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
+from lab.tracking.process.state import process_state
 from mlflow import MlflowClient
 
 BEFORE = {"before_metrics.score": [(0, 0.5)]}
@@ -394,6 +395,24 @@ with KedroSession.create(conf_source={str(lab.conf)!r}, project_path={str(lab.pa
 
         assert process.wait(20) == -signal.SIGTERM
     assert [run.info.status for run in lab.runs()] == ["KILLED"]
+
+
+def test_signals_are_watched_for_by_the_main_threads_run_though_another_threads_came_first(
+    lab: Lab,
+) -> None:
+    state, uri = process_state(), f"sqlite:///{lab.store}"
+    other = threading.Thread(target=state.begin_tracking, args=(uri, {}, "other"))
+    other.start()
+    other.join()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    state.begin_tracking(uri, {}, "main")
+    is_watched = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    state.end_tracking("other")
+    state.end_tracking("main")
+
+    assert is_watched
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_sigterm_while_an_event_loop_has_the_wakeup_fd(lab: Lab, tmp_path: Path) -> None:

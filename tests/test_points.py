@@ -249,6 +249,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("value at a step", {"m": {"value": "x", "step": 3}}, "'m', step 3, is 'x'"),
     ("value of a step", {"m": {3: "x"}}, "'m', step 3, is 'x'"),
     ("timestamp", {"m": {"value": 1.0, "timestamp": -1}}, "timestamp -1"),
+    ("nanoseconds", {"m": {"value": 1.0, "timestamp": 10**18}}, "up to the year 9999"),
     ("timestamp", {"m": {"value": 1.0, "timestamp": "now"}}, "timestamp 'now'"),
     ("no value", {"m": {"step": 3}}, "no 'value'"),
     ("typing error", {"m": {"value": 1.0, "steps": 3}}, "unknown field 'steps'"),
@@ -502,7 +503,7 @@ names = st.text(min_size=1, max_size=20).filter(str.strip)
 points = st.one_of(
     reals,
     st.fixed_dictionaries(
-        {"value": reals}, optional={"step": steps, "timestamp": st.integers(0, 2**62)}
+        {"value": reals}, optional={"step": steps, "timestamp": st.integers(0, 253_402_300_799_999)}
     ),
 )
 metrics = st.one_of(

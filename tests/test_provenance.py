@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kedro.framework.project import settings as project_settings
 from kedro.runner import ThreadRunner
+from lab.tracking.config import MlflowConfig
 from lab.tracking.names import MAX_PARAM_LENGTH
-from lab.tracking.provenance import source_tags
+from lab.tracking.provenance import run_name, source_tags
 from lab.tracking.redaction import redact
 from mlflow import MlflowClient
+from omegaconf import OmegaConf
 
 
 def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,12 +123,39 @@ def test_a_run_without_git_user_home_and_command(
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.home", fail)
     monkeypatch.setattr("getpass.getuser", fail)
     monkeypatch.setattr(sys, "argv", [])
 
     lab.run("everything", node_names=["a"])
 
     assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+
+
+def test_the_repository_is_the_projects_own_within_a_hook_of_another(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    subprocess.run(["git", "init", "-q"], cwd=other, check=True)
+    own = source_tags(repository)
+
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))  # as git does it
+    monkeypatch.setenv("GIT_INDEX_FILE", "index")
+
+    assert source_tags(repository) == own
+    assert "mlflow.source.git.commit" in own
+
+
+@pytest.mark.parametrize("name", ["2026_11_29", "12:30:00", "0042", "true", "0", "1e3", "nightly"])
+def test_a_name_that_yaml_takes_for_something_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = f"a=1,mlflow_run_name={name},b=2"
+    monkeypatch.setattr(sys, "argv", ["kedro", "run", f"--params={option}"])
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(option.split(",")))
+
+    assert run_name(MlflowConfig("sqlite:///x", "lab", "base"), {"runtime_params": given}) == name
 
 
 def test_a_broken_repository_is_none(repository: Path) -> None:

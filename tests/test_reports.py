@@ -456,6 +456,22 @@ def test_a_key_that_only_begins_like_those_of_best_values_is_fine(curves: Lab) -
         train(curves, *LOSSES)
 
 
+def test_a_best_value_whose_key_would_be_too_long_costs_no_point(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    """MLflow refuses a request as a whole."""
+    rules = '{"*": {greater_is_better: false}}'
+    prefix = "p" * 240
+    entry = f"{{type: {KIND}, prefix: {prefix}, metrics: {rules}}}"
+    lab.add("base/catalog.yml", f"curves_metrics: {entry}\n")
+    train(lab, *LOSSES)
+
+    keys = {key.replace(prefix, "p") for key in lab.points() if "p" * 240 in key}
+    assert keys == {"p.loss", "p.accuracy", "best.p.loss"}
+    assert [run.info.status for run in lab.runs()] == ["FINISHED"]
+    assert "MLflow takes no keys of over 250 characters" in caplog.text
+
+
 def test_with_another_separator(curves: Lab) -> None:
     curves.configure(separator="/")
     train(curves, *LOSSES)
@@ -675,6 +691,12 @@ def test_the_best_run_may_be_one_without_a_best_value_of_its_own(curves: Lab) ->
     client.set_terminated(run_id)
 
     assert data(curves, "show", "best:curves_metrics.loss")["run"]["run_id"] == run_id
+
+
+def test_any_number_of_the_newest_runs_can_be_compared(curves: Lab) -> None:
+    train(curves, 0.3)
+
+    assert len(data(curves, "compare", "--last=60000")["runs"]) == 1
 
 
 def test_a_run_with_an_infinite_value_is_never_the_best(curves: Lab) -> None:

@@ -1,11 +1,13 @@
 """The names of tags and files, and MLflow's limits: each stands here and nowhere else."""
 
+import re
 import sys
 from collections.abc import Collection
 from difflib import get_close_matches
 from reprlib import repr as short_repr
 
 from kedro.io import AbstractDataset
+from omegaconf import OmegaConf
 
 # What the keys of MLflow's own system metrics begin with.
 SYSTEM = "system/"
@@ -61,6 +63,7 @@ MAX_KEY_LENGTH = 250
 MAX_PARAM_LENGTH = 6000
 MAX_TAG_LENGTH = 8000
 MAX_STEP = 2**63 - 1
+TIMES = range(253_402_300_800_000)  # ms; pandas and Python know none after the year 9999
 # One request of log_batch takes at most so many
 # (https://mlflow.org/docs/latest/api_reference/rest-api.html#log-batch).
 METRICS_PER_REQUEST = 1000
@@ -69,7 +72,7 @@ PARAMS_PER_REQUEST = 100
 # What a point may be, for errors.
 A_VALUE = "a value is a real number (int, float, bool, a NumPy or pandas scalar, a 0-d array)"
 A_STEP = "a step is a whole number that fits in 64 bits"
-A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, 0 or more"
+A_TIMESTAMP = "a timestamp is a whole number of milliseconds since the epoch, up to the year 9999"
 A_METRIC = (
     "a metric is a number, {'value': v} with 'step' and 'timestamp' if wanted, a list or 1-d"
     " array of these, {step: v, ...}, or a mapping of names to metrics"
@@ -100,6 +103,15 @@ def check_arguments(metrics: object, **texts: object) -> None:
             raise ValueError(f'{given}; it is a string: write "{value}", in quotes')
     if texts["key"] and (texts["prefix"] is not None or metrics is not None):
         raise ValueError("'key' goes with neither 'prefix' nor 'metrics'; leave one out")
+
+
+def given_text(name: str, value: object) -> str | None:
+    """How a runtime parameter stands on the command line, which Kedro (1.7) reads as YAML."""
+    for argument in sys.argv:
+        for text in re.findall(rf"\b{name}=([^,]+)", argument):
+            if OmegaConf.from_dotlist([f"given={text}"])["given"] == value:
+                return str(text)
+    return None
 
 
 def entry_being_built() -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from .names import A_METRIC, A_STEP, A_TIMESTAMP, A_VALUE, MAX_KEY_LENGTH, MAX_STEP, shown
+from .names import A_METRIC, A_STEP, A_TIMESTAMP, A_VALUE, MAX_KEY_LENGTH, MAX_STEP, TIMES, shown
 
 # MLflow 3.17, mlflow.utils.validation: names are [/\w.\- :] (no colon on Windows) and normal
 # paths. A colon is replaced everywhere: a key is the same on all machines.
@@ -181,7 +181,7 @@ def _row(name: str, item: Any, where: str) -> tuple[float, int | None, int | Non
     step = _step(name, item["step"]) if "step" in item else None
     where = where if step is None else f"step {step}"
     stamp = _as_int(item["timestamp"]) if "timestamp" in item else None
-    if "timestamp" in item and (stamp is None or not 0 <= stamp <= MAX_STEP):
+    if "timestamp" in item and (stamp is None or stamp not in TIMES):
         error = f"Metric {name!r}, {where}, has the timestamp {shown(item['timestamp'])}"
         raise PointsError(f"{error}; {A_TIMESTAMP}.")
     return _number(name, item["value"], where), step, stamp

@@ -17,7 +17,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 
 from .config import MlflowConfig
-from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag
+from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag, given_text
 from .points import allowed_name
 from .process.mlflow_globals import user_environment
 from .redaction import HIDDEN, Secrets
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # For how many seconds git is waited for, each time: no tag is worth a run's start.
 GIT_SECONDS = 3.0
+# What git sets for its hooks; it would be asked of their repository.
+OF_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
 MOST_NAMES = 10  # of parameters that a line lists
 
 
@@ -56,7 +58,10 @@ def run_name(config: MlflowConfig, run_params: Mapping[str, Any]) -> str:
     As for the run's id, a runtime parameter comes before the environment.
     """
     runtime = run_params.get("runtime_params") or {}
-    if given := runtime.get("mlflow_run_name") or user_environment().get("MLFLOW_RUN_NAME"):
+    given = runtime.get("mlflow_run_name")
+    if given is not None and not isinstance(given, str):  # 2026_11_29 and 12:30 are numbers in YAML
+        return given_text("mlflow_run_name", given) or str(given)
+    if given := given or user_environment().get("MLFLOW_RUN_NAME"):
         return str(given)
     pipeline = pipeline_name(run_params).replace("__default__", "default")
     return config.run_name.format(pipeline=pipeline, env=config.env, time=Moment.now())
@@ -175,13 +180,19 @@ def _command(secrets: Secrets) -> str:
     return f"{start} {secrets.redact_command(sys.argv[1:], MAX_TAG_LENGTH)}".strip()
 
 
+def git_environment() -> dict[str, str]:
+    """For git to find the repository of the folder, also within a hook of another repository."""
+    found = {name: value for name, value in os.environ.items() if name not in OF_REPOSITORY}
+    return {**found, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git says; None if there is no git, no repository or no answer in time."""
     with suppress(Exception):
         done = subprocess.run(
             ["git", *arguments],
             cwd=folder,
-            env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"},
+            env=git_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

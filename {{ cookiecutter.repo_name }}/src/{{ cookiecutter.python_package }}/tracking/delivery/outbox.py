@@ -8,7 +8,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,13 +161,13 @@ def outbox_candidates(given: str | None, project_path: Path) -> list[Path]:
     for such things (https://specifications.freedesktop.org/basedir-spec/latest/).
     """
     if given:
-        return [project_path / Path(given).expanduser() / OUTBOX_FILE]
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+        return [project_path / os.path.expanduser(given) / OUTBOX_FILE]
+    found = [project_path / OUTBOX_FILE]
     digest = hashlib.sha256(str(project_path).encode()).hexdigest()[:8]
-    return [
-        project_path / OUTBOX_FILE,
-        Path(state) / "kedro-metrics" / f"{project_path.name}-{digest}" / OUTBOX_FILE,
-    ]
+    with suppress(RuntimeError):  # a user without a home
+        state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+        found.append(state / "kedro-metrics" / f"{project_path.name}-{digest}" / OUTBOX_FILE)
+    return found
 
 
 def choose_outbox(given: str | None, project_path: Path, target_uri: str) -> Outbox | None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from ..names import shown
+from ..names import given_text, shown
 from ..store.errors import TrackingError
 
 ID_LENGTH = 32  # of MLflow's ids of runs
@@ -68,9 +65,9 @@ def _id_of(name: str, given: Mapping[str, Any]) -> str | None:
     value = given.get(name)
     if value is None or isinstance(value, str):
         return value or None
-    for text in re.findall(rf"\b{name}=([0-9a-f]+)\b", " ".join(sys.argv)):
-        if len(text) == ID_LENGTH and OmegaConf.from_dotlist([f"id={text}"])["id"] == value:
-            return str(text)
+    text = given_text(name, value)
+    if text and re.fullmatch(f"[0-9a-f]{{{ID_LENGTH}}}", text):
+        return text
     if type(value) is int and len(str(value)) == ID_LENGTH:
         return str(value)
     raise TrackingError(

@@ -98,7 +98,6 @@ class ProcessState:
                 mlflow_globals.use_store_in_run(tracking_uri)
                 undo(active_runs.on_new_threads(self._stack_of_thread))
                 undo(self.termination.stop)
-                self.termination.start(self.kill_open_runs)
                 # Registered after MLflow's own exit handler, which closes an active run as
                 # FINISHED; so called before it.
                 undo(atexit.unregister, self.kill_open_runs)
@@ -114,6 +113,7 @@ class ProcessState:
                     " MLflow takes them from the environment: while both run, those of the first."
                 )
             self._users.add(user)
+            self.termination.start(self.kill_open_runs)  # the first may be on another thread
 
     def begin_experiment(self, experiment_id: str) -> None:
         """Make an experiment the active one until ``end_tracking``, if it is the first."""

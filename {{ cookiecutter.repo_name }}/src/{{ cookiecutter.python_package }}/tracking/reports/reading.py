@@ -183,7 +183,7 @@ def frame(run_id: str, history: History) -> pd.DataFrame:
         for timestamp, step, value in points
     ]
     table = pd.DataFrame(rows, columns=["key", "step", "value", "timestamp", "run"])
-    table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms", utc=True)
+    table["timestamp"] = pd.to_datetime(table["timestamp"], unit="ms", utc=True, errors="coerce")
     return table
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..config import MlflowConfig
-from ..names import best_start
+from ..names import MAX_KEY_LENGTH, best_start
 from ..points import Points
 from ..process.state import process_state
 from ..redaction import redact
@@ -149,6 +149,10 @@ class RunReport:
             for key, each in seen.items()
             if (rule := rule_of(key, self._rules)) and (best := each.best(rule))
         }
+        # A request is refused as a whole, with the points that wait to be written, too.
+        if long := [key for key in found if len(key) > MAX_KEY_LENGTH]:
+            logger.warning("MLflow takes no keys of over %d characters: %s.", MAX_KEY_LENGTH, long)
+            found = {key: best for key, best in found.items() if key not in long}
         metrics = {key: Points(key, (value,)) for key, (value, _) in found.items()}
         # MLflow's last value is that of the highest step, which an earlier best may have.
         steps = {

@@ -17,6 +17,7 @@ from ..config import MlflowConfig
 from ..delivery.opening import START_SECONDS
 from ..names import Tag, best_start
 from ..process.state import process_state
+from ..provenance import git_environment
 from ..scanning.uris import sqlite_path
 from ..store.client import require_mlflow
 from ..store.errors import NO_OUTBOX, TrackingError, as_tracking_error
@@ -167,6 +168,7 @@ class Runs:
             commit = subprocess.run(
                 [*["git", "rev-parse", "--verify", "--quiet", "--end-of-options"], f"{revision}^0"],
                 cwd=self._config.project_path,
+                env=git_environment(),
                 capture_output=True,
                 check=True,
                 text=True,

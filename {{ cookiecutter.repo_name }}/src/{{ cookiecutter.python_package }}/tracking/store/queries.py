@@ -100,7 +100,7 @@ def top_level_runs(  # noqa: PLR0913
     ``with_metrics``: but for those without any, as the run around those of a sweep.
     """
     found: list[Run] = []
-    token, sizes = None, chain((count, FIRST_PART), repeat(LARGEST_PART))
+    token, sizes = None, chain((min(count, LARGEST_PART), FIRST_PART), repeat(LARGEST_PART))
     while len(found) < count:
         page = client.search_runs([experiment], search, 1, next(sizes), [order], token)
         found += [
