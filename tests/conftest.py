@@ -31,6 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the lab project, so that test modules can import ``lab.tracking`` at their top."""
     os.environ["DO_NOT_TRACK"] = "1"  # no usage statistics of Kedro's
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile MLflow anew
+    os.environ.pop("PYTEST_ADDOPTS", None)  # they are for this pytest, not for a project's own
     # What nohup, or a shell without job control in its background, starts is deaf to these, and so
     # is all that it starts in turn; but a handler, whatever it does, is not handed on.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -47,6 +48,13 @@ def pytest_configure(config: pytest.Config) -> None:
         project.add_pipeline(pipeline.stem)
     bootstrap_project(project.path)
     config.stash[LAB] = project.path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests the time that they take on a machine that is busy with others."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

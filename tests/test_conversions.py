@@ -374,6 +374,53 @@ def test_kedro_vizs_entries_become_ours_where_they_hold_numbers(with_kedro_viz: 
     assert adopt(with_kedro_viz.path, "--from-kedro-viz") == "Nothing to do.\n"
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("nightly", "nightly"),
+        ("a {b}", "a {{b}}"),
+        ("${globals:exp}", "${globals:exp}"),
+        ("{x} ${a:b} {y}", "{{x}} ${a:b} {{y}}"),
+    ],
+)
+def test_the_name_of_a_run_is_read_from_where_it_was(
+    with_kedro_mlflow: Adopted, given: str, expected: str
+) -> None:
+    config = CONFIG.replace("name: null", f'name: "{given}"')
+    with_kedro_mlflow.write("conf/base/mlflow.yml", config)
+    commit(with_kedro_mlflow.path)
+
+    adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
+
+    text = (with_kedro_mlflow.path / "conf/base/mlflow.yml").read_text()
+    assert yaml.safe_load(text)["run_name"] == expected
+
+
+def test_the_name_of_a_run_by_a_resolver_of_kedro_mlflow_is_to_be_chosen(
+    with_kedro_mlflow: Adopted,
+) -> None:
+    config = CONFIG.replace("name: null", 'name: "${km.random_name:}"')
+    with_kedro_mlflow.write("conf/base/mlflow.yml", config)
+    commit(with_kedro_mlflow.path)
+
+    said = adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
+
+    assert "run_name was ${km.random_name:}, a resolver of kedro-mlflow; choose another" in said
+
+
+def test_a_plugin_that_an_entry_refers_to_stays_among_the_dependencies(
+    with_kedro_mlflow: Adopted,
+) -> None:
+    path = with_kedro_mlflow.path / "conf/base/catalog.yml"
+    kind = "kedro_mlflow.io.metrics.MlflowMetricDataset"
+    path.write_text(path.read_text() + f"\n_kind: {kind}\nreferring: {{type: '${{_kind}}'}}\n")
+    commit(with_kedro_mlflow.path)
+
+    said = adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
+
+    assert "conf/base/catalog.yml still use kedro-mlflow: it stays in the dependencies" in said
+
+
 @pytest.mark.slow
 def test_what_kedro_vizs_datasets_have_saved_becomes_finished_runs(with_kedro_viz: Adopted) -> None:
     path = with_kedro_viz.path

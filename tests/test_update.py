@@ -142,6 +142,13 @@ def test_a_change_that_stands_against_the_new_ones_is_named_and_left(project: Pa
     assert tracking(project) == THIS
 
 
+@pytest.mark.parametrize("option", ["--keep", "--take"])
+def test_a_choice_that_is_no_file_is_refused(project: Path, option: str) -> None:
+    said = refused(project, f"{option}=dataset.py", command="update")
+
+    assert f"{option} dataset.py is no file of this version; write its path" in said
+
+
 def test_a_file_that_its_owner_deleted_is_named(project: Path) -> None:
     (project / DATASET).unlink()
     commit(project)

@@ -137,7 +137,8 @@ def _drop_dependency(plan: Plan) -> None:
     project = plan.project
     users = [name for name, text in project.sources.items() if imports(text, MODULE)]
     for name in catalogs(project):
-        if re.search(rf"type:\s*['\"]?{MODULE}\.", plan.text(name) or ""):
+        # Also in a value that entries refer to, `_type: kedro_mlflow...`.
+        if re.search(rf"^[^#\n]*:\s*['\"]?{MODULE}\.", plan.text(name) or "", re.MULTILINE):
             users.append(name)
     if users:
         plan.remark(f"{', '.join(users)} still use {NAME}: it stays in the dependencies.")
@@ -180,4 +181,11 @@ def _get(mapping: Any, path: str) -> Any:
 
 
 def _run_name(name: str | None) -> str | None:
-    return None if name is None else str(name).replace("{", "{{").replace("}", "}}")
+    """The name as a pattern; what is read from elsewhere, ``${globals:name}``, stays as it is."""
+    if name is None:
+        return None
+    parts = re.split(r"(\$\{[^{}]*\})", str(name))
+    return "".join(
+        part if number % 2 else part.replace("{", "{{").replace("}", "}}")
+        for number, part in enumerate(parts)
+    )

@@ -52,6 +52,7 @@ def plan_update(project: Project, choices: Choices) -> Update:
     # The file that says the version is the last to be written.
     for name in sorted(new, key=lambda name: (name == "__init__.py", name)):
         _add(update, f"{folder}/{name}", old.get(name), new[name], choices)
+    _check_choices(choices, [f"{folder}/{name}" for name in new], folder)
     for name in sorted(old.keys() - new.keys()):
         if project.read(f"{folder}/{name}") is not None:
             update.plan.remark(f"{folder}/{name} is no longer a part of it: delete it.")
@@ -113,6 +114,16 @@ def _add(update: Update, name: str, old: str | None, new: str, choices: Choices)
         plan.add({name: result.encode()})
     else:
         plan.edit(name, lambda _: result)
+
+
+def _check_choices(choices: Choices, names: Sequence[str], folder: str) -> None:
+    for option, patterns in (("--take", choices.take), ("--keep", choices.keep)):
+        for pattern in patterns:
+            if not any(_is_among(name, [pattern]) for name in names):
+                raise Refusal(
+                    f"{option} {pattern} is no file of this version; write its path in the project,"
+                    f" {folder}/dataset.py, say, or a pattern of it, */dataset.py."
+                )
 
 
 def _is_among(name: str, patterns: Sequence[str]) -> bool:
