@@ -66,7 +66,7 @@ def _id_of(name: str, given: Mapping[str, Any]) -> str | None:
     if value is None or isinstance(value, str):
         return value or None
     text = given_text(name, value)
-    if text and re.fullmatch(f"[0-9a-f]{{{ID_LENGTH}}}", text):
+    if text and len(text) == ID_LENGTH and re.fullmatch("[0-9a-f]+", text):
         return text
     if type(value) is int and len(str(value)) == ID_LENGTH:
         return str(value)

@@ -151,7 +151,8 @@ class RunReport:
         }
         # A request is refused as a whole, with the points that wait to be written, too.
         if long := [key for key in found if len(key) > MAX_KEY_LENGTH]:
-            logger.warning("MLflow takes no keys of over %d characters: %s.", MAX_KEY_LENGTH, long)
+            what = f"{len(long)} best values are left out, {long[0]!r} first"
+            logger.warning("MLflow takes no keys of over %d characters: %s.", MAX_KEY_LENGTH, what)
             found = {key: best for key, best in found.items() if key not in long}
         metrics = {key: Points(key, (value,)) for key, (value, _) in found.items()}
         # MLflow's last value is that of the highest step, which an earlier best may have.
