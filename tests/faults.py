@@ -17,6 +17,9 @@ import pytest
 from helpers import KEDRO, HttpProcess, free_port
 
 FAULTS = ("500", "429", "timeout", "cut", "refused")
+# How long a start takes whose store does not answer: its deadline of 8 s, and what a busy machine
+# takes beside. Two such deadlines would be 16 s.
+SOON = 15.0
 
 
 @contextmanager

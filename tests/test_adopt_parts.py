@@ -198,6 +198,12 @@ def test_what_an_included_file_requires_is_not_missing() -> None:
     assert dependencies.missing(lines, WANTED) == []
 
 
+def test_a_list_that_is_none_of_poetrys_is_passed_over() -> None:
+    pyproject = {"tool": {"poetry": {"dependencies": ["kedro"]}}}
+
+    assert dependencies.listed(pyproject, lambda _: None) == []
+
+
 @pytest.mark.parametrize(
     ("version", "requirement"),
     [

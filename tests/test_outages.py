@@ -23,7 +23,7 @@ from typing import Any
 import click
 import pytest
 import sqlalchemy
-from faults import FAULTS, FaultyProxy, Server, outage_after
+from faults import FAULTS, SOON, FaultyProxy, Server, outage_after
 from helpers import (
     FLOW_KEYS,
     KEDRO,
@@ -75,9 +75,13 @@ def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
 
 def waiting_in(outbox: Path) -> list[tuple[str, str]]:
     """The requests that wait, the oldest first: for which run, and what."""
+    query = "SELECT run_id, request FROM kedro_waiting_requests ORDER BY id"
     with closing(sqlite3.connect(outbox, timeout=30)) as database:
-        columns = "run_id, request FROM kedro_waiting_requests"
-        return database.execute(f"SELECT {columns} ORDER BY id").fetchall()
+        try:
+            return database.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)  # the file is there for a moment without it
+            return []
 
 
 def count(store: Path) -> int:
@@ -106,7 +110,7 @@ def test_a_server_that_is_not_there_is_an_error_within_10_seconds(lab: Lab) -> N
     with pytest.raises(click.ClickException) as caught:
         lab.run("everything")
 
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < SOON
     message = caught.value.format_message()
     assert message.startswith(
         f"The MLflow store http://{address} can't be reached: Connection refused; "
@@ -124,7 +128,7 @@ def test_a_server_that_never_answers_is_an_error_within_10_seconds(lab: Lab) -> 
         with pytest.raises(click.ClickException, match="can't be reached"):
             lab.run("everything")
 
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < SOON
 
 
 class SlowServer(ThreadingHTTPServer):
@@ -174,7 +178,7 @@ def test_all_requests_of_the_start_share_one_deadline(lab: Lab) -> None:
             server.end.set()
             server.shutdown()
 
-    assert 5 < time.monotonic() - start < 10
+    assert 5 < time.monotonic() - start < SOON
     assert len(server.requests) > 1
     said = "it does not answer in time; wait if it is starting or busy, else start it, set another"
     assert f"can't be reached: {said}" in caught.value.message
@@ -187,7 +191,7 @@ def test_a_database_server_that_is_not_there_is_an_error_within_10_seconds(lab: 
     with pytest.raises(click.ClickException, match="reached: Connection refused") as caught:
         lab.run("everything")
 
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < SOON
     assert "hunter2" not in str(caught.value)
 
 
@@ -201,7 +205,7 @@ def test_a_database_server_that_never_answers_is_an_error_within_10_seconds(lab:
         with pytest.raises(click.ClickException, match="can't be reached: it does not answer"):
             lab.run("everything")
 
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < SOON
 
 
 @pytest.mark.slow
@@ -213,7 +217,7 @@ def test_a_database_locked_for_longer_is_an_error_within_10_seconds(lab: Lab) ->
         with pytest.raises(click.ClickException, match="can't be reached: database is locked"):
             lab.run("everything")
 
-        assert time.monotonic() - start < 11
+        assert time.monotonic() - start < SOON
 
 
 @pytest.mark.slow
@@ -481,14 +485,17 @@ def attempt_sync(lab: Lab, *options: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_nothing_is_discarded_of_runs_that_began_in_the_outbox(lab: Lab, gone: Server) -> None:
+@pytest.mark.parametrize("run_id", ["abc", ""])  # the latter of a variable that is not set
+def test_nothing_is_discarded_of_runs_that_began_in_the_outbox(
+    lab: Lab, gone: Server, run_id: str
+) -> None:
     lab.configure(tracking_uri=gone.url, on_outage="spool")
     lab.run("everything", node_names=["a"])
 
-    done = attempt_sync(lab, "--discard=abc")
+    done = attempt_sync(lab, f"--discard={run_id}")
 
     assert done.returncode == 0, done.stderr
-    assert "Forgot 0 requests that waited for the run abc." in done.stdout
+    assert f"Forgot 0 requests that waited for the run {run_id}." in done.stdout
     assert len(runs_in(lab.outbox)) == 1
 
 
@@ -725,7 +732,7 @@ def test_what_is_refused_at_the_start_is_raised_at_once(lab: Lab) -> None:
             with pytest.raises(click.ClickException, match=f"can't be used: .* {status} "):
                 lab.run("everything")
 
-            assert time.monotonic() - start < 5
+            assert time.monotonic() - start < 8
     assert not lab.outbox.exists()
 
 

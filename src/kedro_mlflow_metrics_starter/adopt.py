@@ -174,9 +174,8 @@ def add_command(plan: Plan) -> None:
         plan.remark(
             f"{file.removesuffix('.py') if is_folder else file} is left as it is: its `cli` is not"
             " seen to be a click group, or has a `metrics` of its own. For the commands of `kedro"
-            f" metrics` add to it, under a name of your choice: from {plan.tracking}.cli"
-            " import metrics as tracking_metrics; cli.add_command(tracking_metrics,"
-            ' "metrics")'
+            f" metrics` add to it: from {plan.tracking}.cli import metrics as tracking_metrics;"
+            ' cli.add_command(tracking_metrics, "mlflow-metrics"), or another name that is free.'
         )
     else:
         plan.edit(file, lambda _: changed)

@@ -49,8 +49,9 @@ def listed(pyproject: Mapping[str, Any], read: Read) -> list[Requirement]:
     lines = [str(line) for line in _get(pyproject, "project", "dependencies") or []]
     for name in requirement_files(pyproject, read):
         lines += lines_of(name, read)
-    for name, version in (_get(pyproject, "tool", "poetry", "dependencies") or {}).items():
-        lines.append(_of_poetry(name, version))
+    poetry = _get(pyproject, "tool", "poetry", "dependencies")
+    if isinstance(poetry, Mapping):  # Poetry itself takes nothing else
+        lines += [_of_poetry(name, version) for name, version in poetry.items()]
     return [requirement for line in lines if (requirement := parsed(line))]
 
 

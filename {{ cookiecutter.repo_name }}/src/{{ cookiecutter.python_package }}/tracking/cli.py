@@ -41,7 +41,7 @@ def sync(config: MlflowConfig, running: bool, discard: str | None) -> None:
 
     project_path = config.project_path
     require_mlflow(SQLITE)  # of the outbox
-    if discard:
+    if discard is not None:
         number = outbox_sync.discard(config, project_path, discard)
         click.echo(f"Forgot {number} requests that waited for the run {discard}.")
         return

@@ -16,7 +16,7 @@ from kedro.framework import project
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from .names import known_words
+from .names import Tag, known_words
 from .redaction import (
     SECRET_WORDS,
     Secrets,
@@ -42,7 +42,9 @@ def _is_text(value: Any) -> bool:
 
 def _are_tags(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _is_text(name) and not name.startswith("kedro.") and isinstance(text, str | int | float)
+        _is_text(name)
+        and not (name.startswith("kedro.") or name == Tag.RUN_NAME)
+        and isinstance(text, str | int | float)
         for name, text in value.items()
     )
 
@@ -98,7 +100,7 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
         "a non-empty string, in which {pipeline}, {env} and {time:%Y-%m-%d %H:%M} may stand",
         _is_name,
     ),
-    "tags": ("a mapping of names, which do not begin with 'kedro.', to texts", _are_tags),
+    "tags": ("a mapping of names, but 'kedro.*' and 'mlflow.runName', to texts", _are_tags),
     "separator": ("one of '.' '/'", (".", "/").__contains__),
     "track": _one_of("auto", "always", "never"),
     "log_params": _BOOLEAN,

@@ -45,6 +45,7 @@ class Tag:
     TARGET_RUN = "kedro.spool.run_id"
     EXTERNAL = "kedro.spool.external"
     # MLflow's own, https://mlflow.org/docs/latest/ml/tracking/#system-tags
+    RUN_NAME = "mlflow.runName"
     USER = "mlflow.user"
     SOURCE_NAME = "mlflow.source.name"
     SOURCE_TYPE = "mlflow.source.type"
