@@ -12,8 +12,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Cookiecutter copies whatever lies in the template: no caches there.
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.venv/pycache
 export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
-# Kedro's own usage statistics are for its users' projects, not for tests.
-export DO_NOT_TRACK := 1
+# Usage statistics of Kedro and MLflow are of their users, not of tests; MLflow takes "true" alone.
+export DO_NOT_TRACK := true
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile

@@ -25,7 +25,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 WORK = Path(".bench").resolve()
 OURS, PEER = WORK / "env-ours" / "bin", WORK / "env-peer" / "bin"
-ENVIRONMENT = {**os.environ, "DO_NOT_TRACK": "1", "PYTHONPATH": str(WORK / "ours" / "src")}
+ENVIRONMENT = {**os.environ, "DO_NOT_TRACK": "true", "PYTHONPATH": str(WORK / "ours" / "src")}
 ENVIRONMENT.pop("PYTHONDONTWRITEBYTECODE", None)
 
 PEER_CATALOG = """

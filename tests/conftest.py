@@ -29,7 +29,7 @@ LAB = pytest.StashKey[Path]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the lab project, so that test modules can import ``lab.tracking`` at their top."""
-    os.environ["DO_NOT_TRACK"] = "1"  # no usage statistics of Kedro's
+    os.environ["DO_NOT_TRACK"] = "true"  # to Kedro and MLflow; "1" is not enough for the latter
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each process would compile MLflow anew
     os.environ.pop("PYTEST_ADDOPTS", None)  # they are for this pytest, not for a project's own
     # What nohup, or a shell without job control in its background, starts is deaf to these, and so
@@ -51,10 +51,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests the time that they take on a machine that is busy with others."""
+    """Give slow tests the time that they take on a machine that is busy with others.
+
+    The longest come first: none of them is left to run alone in the end.
+    """
+    items.sort(key=_timeout, reverse=True)
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
+
+
+def _timeout(item: pytest.Item) -> float:
+    """The seconds that a test has by its own marker, if it has one."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker else 0.0
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -42,7 +42,7 @@ def test_a_case_of_the_benchmarks(ours: Path, case: str, who: str, tmp_path: Pat
     done = subprocess.run(
         [*command, uri],
         cwd=ours,
-        env={"PATH": "", "PYTHONPATH": str(ours / "src"), "DO_NOT_TRACK": "1"},
+        env={"PATH": "", "PYTHONPATH": str(ours / "src"), "DO_NOT_TRACK": "true"},
         capture_output=True,
         text=True,
         check=False,

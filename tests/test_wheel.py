@@ -69,7 +69,12 @@ def run(installed: Path, tmp_path: Path) -> Callable[..., str]:
         done = subprocess.run(
             [installed / name, *arguments],
             cwd=cwd,
-            env={"PATH": str(installed), "HOME": str(home), "DO_NOT_TRACK": "1", "COLUMNS": "200"},
+            env={
+                "PATH": str(installed),
+                "HOME": str(home),
+                "DO_NOT_TRACK": "true",
+                "COLUMNS": "200",
+            },
             capture_output=True,
             text=True,
             check=False,
