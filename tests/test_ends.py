@@ -10,8 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from databases import unavailable
 from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in, wait_until
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
+from lab.tracking.process.active_runs import is_executed
 from lab.tracking.process.state import process_state
 from mlflow import MlflowClient
 
@@ -533,3 +534,42 @@ def test_a_signal_at_any_moment(
                 written = wait_until(partial(points_of_diary, project, len(saved))) if saved else []
                 assert [step for step, _ in written] == list(range(len(written))), moment
     assert seen >= 10
+
+
+# What asks whether a session is at work
+
+SESSION = """
+def run(catalog, act, ended):
+    while not ended.is_set():
+        act()
+"""
+
+
+def test_a_session_is_at_work_whenever_another_thread_asks() -> None:
+    """Also while one of its context managers, a generator, is entered or left."""
+
+    @contextmanager
+    def managed() -> Iterator[None]:
+        yield
+
+    def act() -> None:
+        with managed(), managed():
+            pass
+
+    kedro: dict[str, Any] = {"__name__": "kedro.framework.session"}
+    exec(SESSION, kedro)
+    catalog, ended = object(), threading.Event()
+    thread = threading.Thread(target=kedro["run"], args=(catalog, act, ended))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        wait_until(lambda: is_executed(id(catalog), thread))
+        seen = {is_executed(id(catalog), thread) for _ in range(20_000)}
+    finally:
+        sys.setswitchinterval(interval)
+        ended.set()
+        thread.join()
+
+    assert seen == {True}
+    assert not is_executed(id(catalog), thread)

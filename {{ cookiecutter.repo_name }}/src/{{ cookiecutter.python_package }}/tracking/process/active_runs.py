@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow import ActiveRun
+
+# What can be suspended; its frame has no caller then.
+_SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
+# How often the frames of another thread are looked at, until they are whole.
+_MOST_LOOKS = 1000
 
 
 def kedro_objects(frame: FrameType | None) -> Iterator[int]:
@@ -20,20 +26,39 @@ def kedro_objects(frame: FrameType | None) -> Iterator[int]:
     on threads on which it calls no hook (kedro/runner/task.py, 1.0 to 1.7); but it has the catalog
     in the frames below: as ``catalog`` in session, runner and task, as ``self`` in the catalog.
     """
-    while frame:
+    return _kedro_objects(_with_callers(frame))
+
+
+def _kedro_objects(frames: Iterable[FrameType]) -> Iterator[int]:
+    for frame in frames:
         if frame.f_globals.get("__name__", "").startswith("kedro."):
             names = frame.f_locals
             yield from (id(names[name]) for name in ("catalog", "self") if name in names)
+
+
+def _with_callers(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame:
+        yield frame
         frame = frame.f_back
 
 
 def is_executed(catalog_id: int | None, thread: threading.Thread) -> bool:
-    """Whether Kedro is at work with a catalog on a thread."""
+    """Whether Kedro is at work with a catalog on a thread.
+
+    Another thread goes on while its frames are followed, and its context managers are generators:
+    where one has yielded meanwhile the frames end too early, and tell nothing.
+    """
     if thread is threading.current_thread():
         return catalog_id in [*kedro_objects(sys._getframe())]
-    if thread.ident in (frames := sys._current_frames()):
-        return catalog_id in [*kedro_objects(frames[thread.ident])]
-    return thread.is_alive()  # its frames are not to be had: a greenlet
+    for _ in range(_MOST_LOOKS):
+        if thread.ident not in (innermost := sys._current_frames()):
+            return thread.is_alive()  # its frames are not to be had: a greenlet
+        frames = [*_with_callers(innermost[thread.ident])]
+        if catalog_id in [*_kedro_objects(frames)]:
+            return True
+        if not frames[-1].f_code.co_flags & _SUSPENDABLE:
+            return False
+    return True  # as far as is known
 
 
 @dataclass(frozen=True)
