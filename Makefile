@@ -6,6 +6,8 @@ PYTHON ?= python3
 TEMPLATE := {{ cookiecutter.repo_name }}
 UV := .venv/bin/uv
 RUN := .venv/bin/python -m
+# Tests wait for servers and processes as much as they compute: three at once for two cores.
+AT_ONCE = $$(.venv/bin/python -c "import os; print(os.cpu_count() * 3 // 2)")
 
 # The tests start many processes; without its .pyc files each would compile MLflow anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -47,14 +49,13 @@ services: ## Install MariaDB and Chromium for the tests, where missing (Debian, 
 	fi > /dev/null
 
 test: env ## Run the fast tests
-	$(RUN) pytest -n auto -m "not slow"
+	$(RUN) pytest -n $(AT_ONCE) -m "not slow"
 
-# They wait for servers and processes as much as they compute: three at once for two cores.
 slow: env ## Run the slow tests
-	$(RUN) pytest -n $$(.venv/bin/python -c "import os; print(os.cpu_count() * 3 // 2)") -m slow --durations=25
+	$(RUN) pytest -n $(AT_ONCE) -m slow --durations=25
 
 test-package: env ## Run the fast tests with tracking/ as a package beside the projects
-	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n auto -m "not slow and not bundled"
+	TRACKING=package PYTHONPATH=$(CURDIR)/tests/package $(RUN) pytest -n $(AT_ONCE) -m "not slow and not bundled"
 
 explore: env ## Run the tests that make up examples, on new ones
 	HYPOTHESIS_PROFILE=explore $(RUN) pytest -n auto -m hypothesis
@@ -68,7 +69,7 @@ combinations: env ## Make and adopt projects of all that can be chosen, kill at 
 
 coverage: env ## Run the fast tests, and say what of the template they don't reach
 	@rm -f .coverage .coverage.*
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n auto -m "not slow" --cov
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(RUN) pytest -n $(AT_ONCE) -m "not slow" --cov
 
 lint: env ## Check style and who imports whom, the template where it lies
 	$(RUN) ruff check --config pyproject.toml .

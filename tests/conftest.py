@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,8 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for number in (getattr(signal, name, None) for name in ("SIGQUIT", "SIGHUP")):
         if number and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "KEDRO_"))]:
-        del os.environ[name]
+    _remove_variables()
     sys.path.insert(0, str(STARTER / "hooks"))
     if config.getoption("tx", None) and not hasattr(config, "workerinput"):
         return  # xdist's workers import the tests, each with a lab of its own
@@ -59,6 +58,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that leaves a store, say, to those after it; of whose order nothing is known."""
+    result = yield
+    left = _remove_variables()
+    assert not left, f"{item.nodeid} has left variables in the environment: {left}"
+    return result
+
+
+def _remove_variables() -> dict[str, str]:
+    """Remove what means something to MLflow or Kedro from the environment; returns what it was."""
+    names = [name for name in os.environ if name.startswith(("MLFLOW_", "KEDRO_"))]
+    return {name: os.environ.pop(name) for name in names}
 
 
 def _timeout(item: pytest.Item) -> float:

@@ -417,7 +417,17 @@ class Lab:
         if self.outbox.exists():  # all tests share the project's folder
             MlflowClient(f"sqlite:///{self.outbox}")._tracking_client.store.engine.dispose()
             self.outbox.unlink()
-        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        forget_store()
+
+
+def forget_store() -> None:
+    """Let MLflow's own functions have no store again.
+
+    ``mlflow.set_tracking_uri(None)`` leaves the environment as it is where no other is set: after a
+    Kedro run, which puts back what was there.
+    """
+    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def metrics(lab: Lab, *arguments: str) -> Result:

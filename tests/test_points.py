@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from fractions import Fraction
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
-from helpers import examples
+from helpers import examples, forget_store
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kedro.io import DatasetError
@@ -306,11 +306,8 @@ def test_a_cleaned_name_is_one_that_mlflow_takes(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def uri(
-    copy_store: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    yield f"sqlite:///{copy_store(tmp_path_factory.mktemp('points') / 'mlflow.db')}"
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+def uri(copy_store: Callable[[Path], Path], tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{copy_store(tmp_path_factory.mktemp('points') / 'mlflow.db')}"
 
 
 def bound(uri: str, prefix: str = "m", *, separator: str = ".") -> MlflowMetricsDataset:
@@ -468,9 +465,12 @@ def test_there_is_nothing_without_a_run(uri: str) -> None:
     assert not MlflowMetricsDataset(prefix="m").exists()
     gone = MlflowMetricsDataset(prefix="m", run_id="0" * 32)
     mlflow.set_tracking_uri(uri)
-    assert not gone.exists()
-    with pytest.raises(DatasetError, match="no MLflow run"):
-        MlflowMetricsDataset(prefix="m").save({"a": 1.0})
+    try:
+        assert not gone.exists()
+        with pytest.raises(DatasetError, match="no MLflow run"):
+            MlflowMetricsDataset(prefix="m").save({"a": 1.0})
+    finally:
+        forget_store()
 
 
 @pytest.mark.parametrize("argument", ["prefix", "run_id"])

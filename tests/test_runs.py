@@ -317,7 +317,6 @@ def test_a_run_that_the_catalog_names_is_one_of_the_projects_store(
     assert lab.points()["a_metrics.score"] == [(0, 0.5)]
     (active,) = runs_in(other)
     assert points_in(other, active).keys() == {"b_metrics.score", "b_metrics.curve"}
-    mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("track", "runs"), [("never", 0), ("always", 1), ("auto", 0)])
