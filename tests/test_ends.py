@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -23,7 +24,7 @@ from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in, wai
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
 from lab.tracking.process.active_runs import is_executed
-from lab.tracking.process.state import process_state
+from lab.tracking.process.state import ProcessState, process_state
 from mlflow import MlflowClient
 
 BEFORE = {"before_metrics.score": [(0, 0.5)]}
@@ -536,7 +537,7 @@ def test_a_signal_at_any_moment(
     assert seen >= 10
 
 
-# What asks whether a session is at work
+# Many threads
 
 SESSION = """
 def run(catalog, act, ended):
@@ -558,10 +559,11 @@ def test_a_session_is_at_work_whenever_another_thread_asks() -> None:
 
     kedro: dict[str, Any] = {"__name__": "kedro.framework.session"}
     exec(SESSION, kedro)
-    catalog, ended = object(), threading.Event()
+    catalog = object()
+    ended = threading.Event()
     thread = threading.Thread(target=kedro["run"], args=(catalog, act, ended))
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-6)  # both take turns as often as can be
     thread.start()
     try:
         wait_until(lambda: is_executed(id(catalog), thread))
@@ -573,3 +575,18 @@ def test_a_session_is_at_work_whenever_another_thread_asks() -> None:
 
     assert seen == {True}
     assert not is_executed(id(catalog), thread)
+
+
+def test_an_open_run_is_found_while_another_one_ends() -> None:
+    state = ProcessState()
+
+    class Ending:
+        @property
+        def catalog_id(self) -> int:
+            state.open_runs.remove(self)  # as another thread does just now
+            return 1
+
+    own = SimpleNamespace(catalog_id=2)
+    state.open_runs += [Ending(), own]
+
+    assert state.run_of(2) is own

@@ -24,7 +24,7 @@ class ProcessState:
     """What this process knows apart from any run; the modules named here fill it."""
 
     def __init__(self) -> None:
-        self.open_runs: list[Any] = []  # run.py: TrackedRun, while a Kedro run uses it
+        self.open_runs: list[Any] = []  # run.py: TrackedRun, while in use; threads change it
         self.deliveries: dict[Any, Any] = {}  # delivery.delivery: Delivery by destination
         self.breakers: dict[str, Any] = {}  # delivery.breaker: CircuitBreaker by the store's URI
         self.stores: dict[str, Any] = {}  # store.mlflow_store: MlflowStore by URI
@@ -61,12 +61,12 @@ class ProcessState:
 
     def run_of(self, catalog_id: int) -> Any:
         """The open run of the Kedro run with this catalog; None if there is none."""
-        return next((run for run in self.open_runs if run.catalog_id == catalog_id), None)
+        return next((run for run in list(self.open_runs) if run.catalog_id == catalog_id), None)
 
     def run_in(self, frame: FrameType) -> Any:
         """The open run of the Kedro run that these frames execute; None if there is none."""
-        found = map(self.run_of, active_runs.kedro_objects(frame)) if self.open_runs else ()
-        return next(filter(None, found), None)
+        ids = active_runs.kedro_objects(frame) if self.open_runs else ()
+        return next(filter(None, map(self.run_of, ids)), None)
 
     def kill_open_runs(self) -> None:
         """Close every open run as KILLED."""
