@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -23,8 +22,7 @@ from databases import unavailable
 from helpers import KEDRO, Lab, Project, points_in, register_hooks, runs_in, wait_until
 from kedro.framework.hooks import hook_impl
 from kedro.runner import ThreadRunner
-from lab.tracking.process.active_runs import is_executed
-from lab.tracking.process.state import ProcessState, process_state
+from lab.tracking.process.state import process_state
 from mlflow import MlflowClient
 
 BEFORE = {"before_metrics.score": [(0, 0.5)]}
@@ -535,58 +533,3 @@ def test_a_signal_at_any_moment(
                 written = wait_until(partial(points_of_diary, project, len(saved))) if saved else []
                 assert [step for step, _ in written] == list(range(len(written))), moment
     assert seen >= 10
-
-
-# Many threads
-
-SESSION = """
-def run(catalog, act, ended):
-    while not ended.is_set():
-        act()
-"""
-
-
-def test_a_session_is_at_work_whenever_another_thread_asks() -> None:
-    """Also while one of its context managers, a generator, is entered or left."""
-
-    @contextmanager
-    def managed() -> Iterator[None]:
-        yield
-
-    def act() -> None:
-        with managed(), managed():
-            pass
-
-    kedro: dict[str, Any] = {"__name__": "kedro.framework.session"}
-    exec(SESSION, kedro)
-    catalog = object()
-    ended = threading.Event()
-    thread = threading.Thread(target=kedro["run"], args=(catalog, act, ended))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # both take turns as often as can be
-    thread.start()
-    try:
-        wait_until(lambda: is_executed(id(catalog), thread))
-        seen = {is_executed(id(catalog), thread) for _ in range(20_000)}
-    finally:
-        sys.setswitchinterval(interval)
-        ended.set()
-        thread.join()
-
-    assert seen == {True}
-    assert not is_executed(id(catalog), thread)
-
-
-def test_an_open_run_is_found_while_another_one_ends() -> None:
-    state = ProcessState()
-
-    class Ending:
-        @property
-        def catalog_id(self) -> int:
-            state.open_runs.remove(self)  # as another thread does just now
-            return 1
-
-    own = SimpleNamespace(catalog_id=2)
-    state.open_runs += [Ending(), own]
-
-    assert state.run_of(2) is own

@@ -113,8 +113,8 @@ class MlflowPipelineHook:
     @hook_impl(wrapper=True)
     def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
         """Close the run, after the other hooks: FAILED if one of them fails."""
-        _end_of_log(catalog)
         try:
+            _end_of_log(catalog)
             result = yield
         except BaseException as error:
             _fail(catalog, error)
@@ -128,8 +128,8 @@ class MlflowPipelineHook:
         self, error: Exception, catalog: DataCatalog
     ) -> Generator[None, Any, Any]:
         """Close the run as FAILED, after the other hooks."""
-        _end_of_log(catalog)
         try:
+            _end_of_log(catalog)
             return (yield)
         finally:
             _fail(catalog, error)

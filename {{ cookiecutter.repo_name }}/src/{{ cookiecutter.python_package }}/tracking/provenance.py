@@ -2,7 +2,6 @@
 
 import getpass
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from kedro.pipeline import Pipeline
 from .config import MlflowConfig
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag, given_text
 from .points import allowed_name
-from .process.mlflow_globals import user_environment
+from .process.mlflow_globals import environment, user_environment
 from .redaction import HIDDEN, Secrets
 
 logger = logging.getLogger(__name__)
@@ -182,7 +181,7 @@ def _command(secrets: Secrets) -> str:
 
 def git_environment() -> dict[str, str]:
     """For git to find the repository of the folder, also within a hook of another repository."""
-    found = {name: value for name, value in os.environ.items() if name not in OF_REPOSITORY}
+    found = {name: value for name, value in environment().items() if name not in OF_REPOSITORY}
     return {**found, "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
 
 

@@ -204,7 +204,7 @@ def secrets_of_environment(names: Iterable[str] = ()) -> list[str]:
     """The values of these environment variables, or of all whose name says that they are secret."""
     rule = BY_NAME.names_secret
     chosen = names or [n for n in os.environ if n not in _NOT_SECRET and rule(n)]
-    found = [os.environ[name] for name in chosen if name in os.environ]
+    found = [value for name in chosen if (value := os.environ.get(name)) is not None]
     user = os.environ.get("MLFLOW_TRACKING_USERNAME", "")
     return found + [basic_auth(user, value) for value in found if user]
 

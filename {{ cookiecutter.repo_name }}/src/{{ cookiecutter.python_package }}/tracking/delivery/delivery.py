@@ -41,7 +41,7 @@ class Delivery:
         self.route = Route(destination)
         self.steps = StepCounter()
         self._earlier = Earlier(self.route) if destination.may_repeat else None
-        self.observers: tuple[Callable[[Metrics, Steps], None], ...] = ()  # of what is sent
+        self.observers: list[Callable[[Metrics, Steps], None]] = []  # of what is sent
         self._warned = False
         self._batcher: Batcher | None = None
         self.users = 0  # Kedro runs that use the same external run may overlap
@@ -72,18 +72,18 @@ class Delivery:
         finally:
             with self._lock:  # points are numbered until all is written
                 self._batcher = Batcher(self._write) if self.users else None
-                if not self.users:
+                if not self.users and delivery_to(self.destination) is self:
                     process_state().deliveries.pop(self.destination, None)
 
     def send(self, metrics: Metrics, steps: Steps) -> None:
         """Write metrics, by key, at these steps: at once, or with others if they are few."""
-        for observe in self.observers:
+        for observe in list(self.observers):  # other threads add and remove theirs
             observe(metrics, steps)
         if self._earlier:
             metrics, steps = self._earlier.without(metrics, steps)
         points = _points(metrics, steps)
         batch = list(islice(points, METRICS_PER_REQUEST))
-        if len(batch) < METRICS_PER_REQUEST and self._batcher and self._batcher.put(batch):
+        if len(batch) < METRICS_PER_REQUEST and (its := self._batcher) and its.put(batch):
             return
         self.flush()
         while batch:

@@ -124,6 +124,7 @@ def tracking(
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
     state, turn = process_state(), store.turns.take(START_SECONDS)
+    state.termination.wait_if_terminating()
     with (
         as_tracking_error(store.uri, ways_out),
         turn,

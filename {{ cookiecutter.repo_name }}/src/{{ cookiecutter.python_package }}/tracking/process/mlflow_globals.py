@@ -29,6 +29,12 @@ def set_environment(variables: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+def environment() -> dict[str, str]:
+    """A copy of the environment. ``dict(os.environ)`` fails while another thread removes one."""
+    found = {name: os.environ.get(name) for name in list(os.environ)}
+    return {name: value for name, value in found.items() if value is not None}
+
+
 class LentVariables:
     """Environment variables for several at a time: the last of them puts back what was there."""
 
@@ -59,7 +65,7 @@ def user_environment() -> dict[str, str]:
 
     What has been set since (a node calls ``mlflow.set_tracking_uri()``) counts as the user's.
     """
-    found = dict(os.environ)
+    found = environment()
     for name, (value, before) in json.loads(found.pop(SET_BY_RUN, "{}")).items():
         if found.get(name) == value:
             found.pop(name, None)
@@ -123,7 +129,8 @@ def _set_for_run(variables: Mapping[str, str | None]) -> None:
     user = user_environment()
     set_by_run = json.loads(os.environ.get(SET_BY_RUN, "{}"))
     set_by_run |= {name: (value, user.get(name)) for name, value in variables.items()}
-    set_environment({**variables, SET_BY_RUN: json.dumps(set_by_run)})
+    # First what says what was there: another thread may resolve its run just now.
+    set_environment({SET_BY_RUN: json.dumps(set_by_run), **variables})
 
 
 def store_in_use() -> str | None:

@@ -35,6 +35,7 @@ class ProcessState:
         self.thread = threading.local()  # config.py: the configuration of the thread's context
         self.environment = mlflow_globals.LentVariables()
         self.termination = TerminationWatch()
+        self.live_lines = threading.Lock()  # reports.live: of the run that shows its lines
         self._lock = threading.Lock()
         self._users: set[object] = set()
         self._credentials: Mapping[str, str] = {}
@@ -54,9 +55,9 @@ class ProcessState:
         found = self.deliveries.get(destination)
         if found is None:
             found = self.deliveries.setdefault(destination, make(destination))
-            for other in [*self.deliveries.values()][:-MOST_IDLE]:
-                if not other.users:
-                    self.deliveries.pop(other.destination, None)
+            for key, other in [*self.deliveries.items()][:-MOST_IDLE]:
+                if not other.users and self.deliveries.get(key) is other:
+                    self.deliveries.pop(key, None)
         return found
 
     def run_of(self, catalog_id: int) -> Any:
@@ -98,8 +99,7 @@ class ProcessState:
                 mlflow_globals.use_store_in_run(tracking_uri)
                 undo(active_runs.on_new_threads(self._stack_of_thread))
                 undo(self.termination.stop)
-                # Registered after MLflow's own exit handler, which closes an active run as
-                # FINISHED; so called before it.
+                # After MLflow's own, which closes an active run as FINISHED; so called before it.
                 undo(atexit.unregister, self.kill_open_runs)
                 atexit.register(self.kill_open_runs)
             elif self._tracking_uri != tracking_uri:

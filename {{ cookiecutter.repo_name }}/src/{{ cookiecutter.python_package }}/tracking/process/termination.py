@@ -15,6 +15,7 @@ _NAMES = ("SIGTERM", "SIGHUP", "SIGQUIT")
 SIGNALS: Mapping[int, str] = MappingProxyType(
     {int(getattr(signal, name)): name for name in _NAMES if hasattr(signal, name)}
 )
+_WATCHER = "mlflow-sigterm"  # the thread that closes the runs
 # For how many seconds a signal may take to end the process that it was sent to.
 DEATH_SECONDS = 0.5
 
@@ -55,7 +56,7 @@ class TerminationWatch:
         for number in watched:
             signal.signal(number, self._handle)
         threading.Thread(
-            target=self._wait, args=(reader, close), name="mlflow-sigterm", daemon=True
+            target=self._wait, args=(reader, close), name=_WATCHER, daemon=True
         ).start()
 
     def stop(self) -> None:
@@ -69,8 +70,8 @@ class TerminationWatch:
             self._writer = None
 
     def wait_if_terminating(self) -> None:
-        """If a signal has come, wait for it to end the process, before the main thread does."""
-        if self._terminating.is_set() and threading.current_thread() is threading.main_thread():
+        """If a signal has come, wait for it to end the process; no thread begins or ends a run."""
+        if self._terminating.is_set() and threading.current_thread().name != _WATCHER:
             threading.Event().wait()
 
     def _handle(self, signum: int, frame: object) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
+from ..process.state import process_state
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
@@ -21,7 +23,11 @@ NESTING_RICH = (14, 1)
 
 
 class LiveLines:
-    """Lines below the log in a terminal, each with the step and the latest values of a dataset."""
+    """Lines below the log in a terminal, each with the step and the latest values of a dataset.
+
+    Of several Kedro runs of a process one shows its lines: each of two would take the other's
+    wrapper of standard output for the output itself, and wait for the other's lock.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -30,16 +36,19 @@ class LiveLines:
         self._streams: dict[str, _Watched] = {}  # by their names in sys
         self._is_mid_line = False  # a node has written half a line: a question, a progress bar
         self._next = 0.0
+        self._is_over = False
         self._lock = threading.RLock()
+        self._only_one = process_state().live_lines
 
     def update(self, name: str, latest: Callable[[], str]) -> None:
         """Show the latest of a dataset, from its second save on."""
         with self._lock:
             is_first = name not in self._texts
-            if not is_first and (self._is_mid_line or time.monotonic() < self._next):
+            is_busy = self._is_mid_line or time.monotonic() < self._next
+            if self._is_over or (is_busy and not is_first):
                 return
             self._texts[name] = latest()
-            if is_first:
+            if is_first or not (self._streams or self._only_one.acquire(blocking=False)):
                 return
             from rich.text import Text
 
@@ -55,15 +64,18 @@ class LiveLines:
             if text:
                 self._is_mid_line = not text.endswith("\n")
 
-    def stop(self) -> None:
+    def stop(self, for_good: bool = False) -> None:
         """Take the lines away, and watch the node's output no more."""
         with self._lock:
+            self._is_over = self._is_over or for_good
             self._halt()
             self._texts.clear()
             self._is_mid_line = False
             for name, stream in self._streams.items():
                 if getattr(sys, name) is stream:
                     setattr(sys, name, stream.rich_proxied_file)
+            if self._streams:
+                self._only_one.release()
             self._streams.clear()
 
     def _start(self) -> Live:

@@ -38,7 +38,7 @@ def access(may_look: bool = False) -> Iterator[None]:
     the project around the current folder.
     """
     state = process_state()
-    config = None if state.open_runs else current_config()
+    config = current_config()  # also in a Kedro run: another one may end, and take them back
     if config is None and may_look and not state.open_runs:
         config = _project_config()
     credentials = config.credentials if config else {}

@@ -56,7 +56,7 @@ class RunReport:
         console = kedros_console()
         self._live = live_lines(console) if config.summary else None
         self._monitor = self._quietly(start_monitor, delivery, config.system_metrics)
-        delivery.observers = (*delivery.observers, self.record)
+        delivery.observers.append(self.record)
 
     def record(self, metrics: Mapping[str, Points], steps: Mapping[str, Sequence[int]]) -> None:
         """Count what is saved, on the thread that saves it."""
@@ -65,10 +65,10 @@ class RunReport:
         if self._live and name:  # the system's metrics are no dataset's
             self._quietly(self._live.update, name, partial(self._latest, metrics))
 
-    def pause(self) -> None:
+    def pause(self, for_good: bool = False) -> None:
         """A node begins, or the run ends: nothing streams, until something does."""
         if self._live:
-            self._quietly(self._live.stop)
+            self._quietly(self._live.stop, for_good)
 
     def finish(self, hasty: bool) -> None:
         """Add the best values to the run, and find the run to compare with, before it ends.
@@ -77,11 +77,11 @@ class RunReport:
         """
         if self.record not in self._delivery.observers:  # another close has done it
             return
-        self.pause()
+        self.pause(for_good=True)
         if self._monitor:
             self._quietly(self._monitor.end)
         delivery = self._delivery
-        delivery.observers = tuple(each for each in delivery.observers if each != self.record)
+        delivery.observers.remove(self.record)
         may_ask = not hasty and delivery.route.breaker.error is None
         seen = {} if self._is_shared() else self._tally.seen()
         stored: dict[str, tuple[float, int]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 
 from ..process.active_runs import kedro_objects
 
@@ -37,18 +38,15 @@ class SavingOnce(logging.Filter):
         self._seen.add(name)
         return True
 
-    def __eq__(self, other: object) -> bool:
-        """Of one Kedro run there is one: logging adds no second, and removes this by another."""
-        return isinstance(other, SavingOnce) and other._catalog_id == self._catalog_id
-
-    def __hash__(self) -> int:
-        return hash(self._catalog_id)
-
     def begin(self) -> None:
-        """Filter from now on, in the place of an equal one."""
+        """Filter from now on, in the place of another one of the same Kedro run."""
         self.end()
         logging.getLogger(KEDROS_LOGGER).addFilter(self)
 
     def end(self) -> None:
-        """Filter no more."""
-        logging.getLogger(KEDROS_LOGGER).removeFilter(self)
+        """Filter no more. Other threads add and remove filters of other Kedro runs."""
+        logger = logging.getLogger(KEDROS_LOGGER)
+        for each in list(logger.filters):
+            if isinstance(each, SavingOnce) and each._catalog_id == self._catalog_id:
+                with suppress(ValueError):  # another thread has done it
+                    logger.removeFilter(each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -43,20 +44,21 @@ def check_keys(
         PointsError: Both keys, and what to do.
     """
     book = _book_of(store_at(uri))
-    known = book.keys.get(run_id)
-    if known is None:
-        if len(book.keys) >= RUNS_REMEMBERED:
-            book.keys.pop(next(iter(book.keys)))
-        known = {_folded(key, book.collation): key for key in earlier()}
-    new = dict(known)
-    for key in keys:
-        if (twin := new.setdefault(_folded(key, book.collation), key)) != key:
-            raise PointsError(
-                f"The keys {twin!r} and {key!r} are one for the MLflow store, a MySQL or MariaDB"
-                f" database ({book.collation}); rename one, or let the database compare them byte"
-                " by byte (COLLATE utf8mb4_bin)."
-            )
-    book.keys[run_id] = new
+    with book.lock:
+        known = book.keys.get(run_id)
+        if known is None:
+            if len(book.keys) >= RUNS_REMEMBERED:
+                book.keys.pop(next(iter(book.keys)))
+            known = {_folded(key, book.collation): key for key in earlier()}
+        new = dict(known)
+        for key in keys:
+            if (twin := new.setdefault(_folded(key, book.collation), key)) != key:
+                raise PointsError(
+                    f"The keys {twin!r} and {key!r} are one for the MLflow store, a MySQL or"
+                    f" MariaDB database ({book.collation}); rename one, or let the database compare"
+                    " them byte by byte (COLLATE utf8mb4_bin)."
+                )
+        book.keys[run_id] = new
 
 
 def distinct(uri: str, names: Iterable[str], earlier: Iterable[str]) -> Iterator[str]:
@@ -80,6 +82,7 @@ class _Book:
 
     collation: str  # how its database compares keys
     keys: dict[str, dict[str, str]] = field(default_factory=dict)  # by run, by what is compared
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def _book_of(store: MlflowStore) -> _Book:

@@ -54,7 +54,11 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
 def delete_tag(client: MlflowClient, run_id: str, key: str) -> None:
     """Remove a tag of a run, if it has it."""
     if key in client.get_run(run_id).data.tags:  # an earlier try may have removed it
-        client.delete_tag(run_id, key)
+        try:
+            client.delete_tag(run_id, key)
+        except Exception:
+            if key in client.get_run(run_id).data.tags:  # and nobody else has, just now
+                raise
 
 
 def get_run(client: MlflowClient, run_id: str, named_by: str) -> Run:
