@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from lab.tracking.process.state import ProcessState
 from lab.tracking.process.termination import TerminationWatch
 from lab.tracking.reports.live import LiveLines, _Watched
 from lab.tracking.reports.saving_once import KEDROS_LOGGER, SavingOnce
+from lab.tracking.store.mlflow_store import Retry
 from lab.tracking.store.queries import delete_tag
 from mlflow import MlflowClient
 from rich.console import Console
@@ -256,3 +258,17 @@ def test_no_thread_goes_on_when_the_process_is_told_to_end() -> None:
     threads[1].join(0.1)
 
     assert [thread.is_alive() for thread in threads] == [False, True]
+
+
+def test_a_request_that_is_made_again_takes_no_random_number_of_the_users() -> None:
+    answers = iter([ConnectionError("not yet"), ConnectionError("not yet"), None])
+
+    def request() -> None:
+        if error := next(answers):
+            raise error
+
+    before = random.getstate()
+    Retry()(request)
+
+    assert next(answers, "all asked") == "all asked"
+    assert random.getstate() == before

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from random import SystemRandom
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..names import Tag
@@ -61,7 +61,8 @@ class Retry:
                 except Exception as error:
                     if not is_transient(error) or self.seconds_left() < wait:
                         raise
-                time.sleep(wait * random.uniform(0.5, 1))  # many processes don't come at once
+                # Many processes don't come at once; the user may have seeded `random`'s own.
+                time.sleep(wait * SystemRandom().uniform(0.5, 1))
                 wait = min(wait * 2, LONGEST_WAIT)
 
     def lets_log(self, record: logging.LogRecord) -> bool:
