@@ -160,19 +160,17 @@ def test_what_the_user_has_set_is_seen_while_a_run_sets_its_own(
 
 def test_the_filter_of_one_run_is_removed_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     logger = logging.getLogger(KEDROS_LOGGER)
+    monkeypatch.setattr(logger, "filters", [])
     first, own, last = (SavingOnce(number) for number in range(3))
     for each in (first, own, last):
         each.begin()
 
     own.end()
 
-    assert [each for each in logger.filters if isinstance(each, SavingOnce)] == [first, last]
-    monkeypatch.setattr(logger, "removeFilter", lambda _: logger.filters.remove(own))
-    first.end()  # what another thread has removed already
-    monkeypatch.undo()
-    for each in (first, last):
-        each.end()
-    assert not [each for each in logger.filters if isinstance(each, SavingOnce)]
+    assert logger.filters == [first, last]
+    with monkeypatch.context() as patch:
+        patch.setattr(logger, "removeFilter", lambda _: logger.filters.remove(own))
+        first.end()  # what another thread has removed already
 
 
 @pytest.fixture
