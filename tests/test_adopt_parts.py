@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from post_gen_project import add_command
 
-from kedro_mlflow_metrics_starter import dependencies, textfile
+from kedro_mlflow_metrics_starter import dependencies, template, textfile
 from kedro_mlflow_metrics_starter.adopt import ignore
 from kedro_mlflow_metrics_starter.refusal import Refusal
 
@@ -235,6 +237,24 @@ def test_what_mlflow_writes_is_ignored_once() -> None:
 
     assert after.startswith(before)
     assert after.count("mlruns") == 1
-    assert "mlflow-spool.db*" in after
+    assert "\n*.db\n" in after
     assert ignore(after) == after
     assert ignore("") == ignore("\n").lstrip("\n")
+
+
+@pytest.mark.parametrize("before", ["", (template.PROJECT / ".gitignore").read_text(), "*.log\n"])
+def test_git_sees_no_store_of_any_name(before: str, tmp_path: Path) -> None:
+    """An environment of its own has a store of another name, and files lie beside each."""
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text(ignore(before), encoding="utf-8")
+    for name in ("mlflow", "prod", "mlflow-spool", "store/team"):
+        folder, stem = (path := tmp_path / name).parent, path.name
+        folder.mkdir(exist_ok=True)
+        for beside in (f"{stem}.db", f"{stem}.db-journal", f".{stem}.db-lock", f".{stem}.db-new"):
+            (folder / beside).touch()
+    (tmp_path / "mine.dbml").touch()
+
+    seen = ["git", "status", "--porcelain", "--untracked-files=all"]
+    listed = subprocess.run(seen, cwd=tmp_path, check=True, capture_output=True, text=True)
+
+    assert listed.stdout.split("\n") == ["?? .gitignore", "?? mine.dbml", ""]

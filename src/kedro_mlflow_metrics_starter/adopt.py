@@ -117,7 +117,7 @@ def _shown(lines: Iterable[str]) -> str:
 def ignore(text: str) -> str:
     """The text of a ``.gitignore`` that leaves out what MLflow writes in the project's folder."""
     template_text = (template.PROJECT / ".gitignore").read_text(encoding="utf-8")
-    (paragraph,) = [part for part in template_text.split("\n\n") if "mlflow.db*" in part]
+    (paragraph,) = [part for part in template_text.split("\n\n") if "mlruns/" in part]
     there = {line.strip().rstrip("/*") for line in text.splitlines()}
     head, *lines = paragraph.splitlines()
     new = [line for line in lines if line.rstrip("/*") not in there]
