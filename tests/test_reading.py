@@ -32,13 +32,14 @@ def only(lab: Lab, number: int) -> dict[str, list[tuple[int, float]]]:
     return points_in(lab.store, lab.runs()[number])
 
 
-def run_nodes(lab: Lab, make: Callable[[DataCatalog], list[Node]]) -> None:
-    """Run nodes that are made for the catalog of the run."""
+def run_nodes(lab: Lab, make: Callable[[DataCatalog], list[Node]], **runtime: Any) -> None:
+    """Run nodes that are made for the catalog of the run, with these runtime parameters."""
     session = lab.session()
     context: Any = session.load_context()
     catalog: Any = context.catalog
     pipeline = Pipeline(make(catalog))
-    params = {"project_path": str(lab.path), "kedro_version": "1", "pipeline_names": ["x"]}
+    params: dict[str, Any] = {"project_path": str(lab.path), "runtime_params": runtime}
+    params |= {"kedro_version": "1", "pipeline_names": ["x"]}
     given: Any = {"run_params": params, "pipeline": pipeline, "catalog": catalog}
     manager: Any = session._hook_manager
     manager.hook.before_pipeline_run(**given)
@@ -251,6 +252,56 @@ def test_it_is_read_where_nothing_is_tracked(named: Lab) -> None:
 
     assert seen[0]["score"] == {"value": 0.125, "step": 0}
     assert len(named.runs()) == 1
+
+
+READERS = """
+chain_metrics:
+  type: lab.tracking.MlflowMetricsDataset
+  metrics: {loss: {greater_is_better: false}}
+last_metrics:
+  {type: lab.tracking.MlflowMetricsDataset, prefix: chain_metrics, load_args: {run: last}}
+before_metrics:
+  {type: lab.tracking.MlflowMetricsDataset, prefix: chain_metrics, load_args: {run: previous}}
+"""
+
+
+def save_and_read(lab: Lab, loss: float, reader: str, **runtime: Any) -> Any:
+    """Save a metric, and read it by another entry of its prefix in the node after that."""
+    seen: list[Any] = []
+
+    def save() -> tuple[dict[str, float], str]:
+        return {"loss": loss}, "saved"
+
+    def read(metrics: Any, _: str) -> None:
+        seen.append(metrics["loss"]["value"])
+
+    def nodes(_: DataCatalog) -> list[Node]:
+        return [
+            Node(save, None, ["chain_metrics", "token"], name="save"),
+            Node(read, [reader, "token"], None, name="read"),
+        ]
+
+    run_nodes(lab, nodes, **runtime)
+    return seen[0]
+
+
+def test_the_last_run_is_the_run_itself_with_what_it_has_just_saved(lab: Lab) -> None:
+    """And which of its values is the best says the entry that writes them."""
+    lab.add("base/catalog.yml", READERS)
+
+    assert [save_and_read(lab, loss, "last_metrics") for loss in (0.5, 0.4)] == [0.5, 0.4]
+    assert only(lab, -1)["best.chain_metrics.loss"] == [(0, 0.4)]
+
+
+def test_the_run_before_a_run_within_another_is_not_the_one_before_that(lab: Lab) -> None:
+    lab.add("base/catalog.yml", READERS)
+    save_and_read(lab, 0.5, "last_metrics")
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    parent = client.create_run(lab.runs()[0].info.experiment_id).info.run_id
+    within = {"mlflow_parent_run_id": parent}
+
+    assert save_and_read(lab, 0.4, "last_metrics", **within) == 0.4
+    assert save_and_read(lab, 0.3, "before_metrics", **within) == 0.5
 
 
 def test_outside_of_a_project_no_run_is_found_by_its_name(lab: Lab) -> None:

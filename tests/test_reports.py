@@ -167,6 +167,18 @@ def test_a_rule_is_for_the_metrics_of_its_own_entry(key: str, owner: str | None)
         assert (found and found.threshold) == (limits_of[owner] if owner else None)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_an_entry_that_reads_the_metrics_of_another_takes_no_rule_from_it(first: bool) -> None:
+    reader = {"type": KIND, "prefix": "m", "load_args": {"run": "previous"}}
+    writer = {"type": KIND, "metrics": {"acc": {"greater_is_better": True, "threshold": 0.5}}}
+    catalog = {"before": reader, "m": writer} if first else {"m": writer, "with": reader}
+
+    rule = rule_of("m.acc", rules_in(catalog, "."))
+
+    assert rule
+    assert rule.threshold == 0.5
+
+
 def test_each_best_value_is_by_the_rule_of_its_own_dataset(lab: Lab) -> None:
     up, down = "{greater_is_better: true}", "{greater_is_better: false}"
     lab.add(
@@ -272,6 +284,7 @@ def test_a_tally_knows_the_last_and_the_best_points() -> None:
     assert (only.value, only.best(Rule("n", greater_is_better=True))) == (math.inf, None)
     tally.add({"none": Points("none", ())}, {"none": ()})
     assert "none" not in tally.seen()
+    assert list(tally.seen(["n", "none"])) == ["n"]
 
 
 def test_a_tally_can_be_read_while_others_count() -> None:
@@ -296,6 +309,13 @@ def test_rows_have_changes_against_the_first_run_and_the_best() -> None:
     assert [one.is_better(number) for number in range(3)] == [None, True, True]
     assert one.best == 1
     assert (two.key, two.values[0], two.change(1), two.best) == ("b", None, None, None)
+
+
+def test_an_infinite_value_is_never_marked_as_the_best() -> None:
+    runs = [{"a": Value(value)} for value in (0.3, -math.inf, math.nan, 0.2)]
+    (row,) = rows(runs, [Rule("a", greater_is_better=False)])
+
+    assert row.best == 3
 
 
 def test_best_values_stand_beside_their_keys() -> None:
@@ -679,6 +699,9 @@ def test_a_run_has_many_names(curves: Lab, monkeypatch: pytest.MonkeyPatch) -> N
     assert found(ids[0]) == ids[0]
     assert found(ids[1][:12]) == ids[1]
     assert found(str(curves.runs()[0].info.run_name)) == ids[0]
+    named = train(curves, 0.5, mlflow_run_name=ids[1][:4])
+    assert found(ids[1][:4]) == named
+    MlflowClient(f"sqlite:///{curves.store}").delete_run(named)
     assert found("best:curves_metrics.loss") == ids[1]
     assert found("best:curves_metrics.accuracy") == ids[1]
 
@@ -771,6 +794,17 @@ def test_without_a_store_nothing_is_made(lab: Lab, arguments: list[str]) -> None
     assert not lab.store.exists()
 
 
+@pytest.mark.parametrize("command", ["show", "compare", "check"])
+def test_a_deleted_experiment_is_not_said_to_be_empty(lab: Lab, command: str) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    client.delete_experiment(client.create_experiment("lab"))
+
+    result = metrics(lab, command)
+
+    assert result.exit_code == 1
+    assert "The MLflow experiment 'lab' is deleted; restore it" in " ".join(result.output.split())
+
+
 def test_a_store_that_does_not_answer_is_one_sentence(lab: Lab) -> None:
     lab.configure(tracking_uri="http://127.0.0.1:9")
 
@@ -818,7 +852,9 @@ def test_history(curves: Lab) -> None:
 
 def test_check(curves: Lab) -> None:
     train(curves, 0.2)
-    assert metrics(curves, "check").exit_code == 0
+    first = metrics(curves, "check")
+    assert first.exit_code == 0
+    assert first.output.count("passed: no baseline") == 1
     train(curves, 0.28)
 
     result = metrics(curves, "check")
@@ -845,6 +881,20 @@ def test_a_run_that_failed_passes_no_check(curves: Lab) -> None:
     assert result.exit_code == 1
     assert "The run is FAILED, not FINISHED." in result.output
     assert "FAILED" in metrics(curves, "show").output
+
+
+def test_the_csv_of_limits_has_all_digits(curves: Lab) -> None:
+    rule = "{greater_is_better: false, threshold: 0.123456}"
+    entry = f"final_metrics: {{type: {KIND}, metrics: {{size: {rule}}}}}\n"
+    curves.add("base/catalog.yml", entry)
+    train(curves, 0.2)
+
+    checked = metrics(curves, "check", "--csv").output
+    shown = metrics(curves, "show", "--csv").output
+
+    assert "final_metrics.size,threshold 0.123456,7.0," in checked
+    assert "not <= 0.123456" in shown
+    assert "not <= 0.1235" in metrics(curves, "show").output
 
 
 def test_nothing_to_check_is_not_a_success(lab: Lab) -> None:
@@ -1228,6 +1278,17 @@ def test_what_can_not_be_upgraded(lab: Lab, content: str | None, part: str) -> N
     assert part in metrics(lab, "upgrade").output
     assert lab.store.exists() == bool(content)
     assert list(lab.store.parent.glob("mlflow-*")) == []
+
+
+def test_what_waits_for_a_store_that_is_no_file_is_upgraded(lab: Lab) -> None:
+    lab.configure(tracking_uri="http://127.0.0.1:9")
+    make_old(lab.path / "mlflow-spool.db")
+
+    result = metrics(lab, "upgrade")
+
+    assert result.exit_code == 0, result.output
+    assert "mlflow-spool.db is upgraded" in result.output
+    assert "The store is no SQLite file" in result.output
 
 
 def test_a_store_that_is_no_file_is_not_upgraded(lab: Lab) -> None:

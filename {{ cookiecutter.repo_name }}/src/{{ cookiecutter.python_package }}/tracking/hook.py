@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
     from kedro.pipeline.node import Node
+    from mlflow.entities import Run
 
     from .dataset import MlflowMetricsDataset
     from .delivery.binding import Binding
@@ -148,7 +149,7 @@ class MlflowPipelineHook:
         if config.track == "never" or (config.track == "auto" and not datasets):
             if datasets:
                 bind(datasets, config.separator, None, catalog)
-                _bind_named(named, config)
+                _bind_named(named, config, last=None)
             return
         # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
         from .provenance import parameters
@@ -156,13 +157,13 @@ class MlflowPipelineHook:
 
         given = {dataset.run_id for dataset in datasets.values() if dataset.run_id}
         needs_run = config.track == "always" or not all(d.run_id for d in datasets.values())
-        # Ctrl-C reaches no hook.
         weakref.finalize(catalog, _close_collected, id(catalog)).atexit = False
         run = open_run(config, run_params, id(catalog), given, needs_run)
         if config.log_params:
             run.log_params(parameters(pipeline, catalog, config.redactor))
         bindings = bind(datasets, config.separator, run, catalog)
-        _bind_named(named, config)
+        is_here = run.destination and run.destination.tracking_uri == config.tracking_uri
+        _bind_named(named, config, run.run if is_here else None)
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")
@@ -191,11 +192,10 @@ def _set_notebook(config: MlflowConfig) -> None:
     process_state().set_default_store(config.tracking_uri, credentials, find)
 
 
-def _bind_named(datasets: list[MlflowMetricsDataset], config: MlflowConfig) -> None:
-    """Tell datasets from which MLflow run to read, the one that their ``load_args`` name.
-
-    A worker process has no configuration to find it with.
-    """
+def _bind_named(
+    datasets: list[MlflowMetricsDataset], config: MlflowConfig, last: Run | None
+) -> None:
+    """Tell datasets which MLflow run their ``load_args`` name: a worker process can't find it."""
     if not datasets:
         return
     from .delivery.opening import START_SECONDS
@@ -205,7 +205,7 @@ def _bind_named(datasets: list[MlflowMetricsDataset], config: MlflowConfig) -> N
     with access(), store_at(config.tracking_uri).deadline(START_SECONDS):
         for each in datasets:
             if each.binding and each.reads_run:
-                given = each.binding, each.run_id, each.reads_run, each.rules
+                given = each.binding, each.run_id, each.reads_run, each.rules, last
                 each.bind(with_named_source(*given))
 
 

@@ -68,6 +68,7 @@ def bind(
         prefix = name.partition("@")[0] if dataset.prefix is None else dataset.prefix
         hint = _hint(catalog, name)
         bindings[name] = Binding(name, prefix, separator, destination, key=dataset.key, hint=hint)
+    with_rules = {name for name, dataset in datasets.items() if dataset.rules}
     for name, dataset in datasets.items():
         overlapping = tuple(
             other
@@ -76,7 +77,7 @@ def bind(
             and datasets[other].run_id == dataset.run_id
             and binding.overlaps(bindings[name])
         )
-        _check_best(name, bindings, {each for each in datasets if datasets[each].rules})
+        _check_best(name, bindings, with_rules)
         bindings[name] = replace(bindings[name], overlapping=overlapping)
         dataset.bind(bindings[name])
         dataset.membership = run.membership() if run else None

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def ranked(runs: Runs, parent: Run, key: str) -> tuple[list[Run], str]:
     """The runs within a parent, the best first, and the key by whose best values that is.
 
-    Without a key it is the first one of which the catalog's rules say what is better.
+    Without a key it is the first one of which the catalog, from top to bottom, says what is better.
     """
     children = runs.children(parent)
     values = {child.info.run_id: runs.values(child) for child in children}
     known = sorted({key for each in values.values() for key in each})
     ruled = [
         (each, rule.greater_is_better)
-        for rule in runs.rules
+        for rule in sorted(runs.rules, key=lambda rule: rule.place)
         for each in ([key] if key else known)
         if rule.greater_is_better is not None and rule_of(each, runs.rules) is rule
     ]
@@ -38,7 +38,7 @@ def ranked(runs: Runs, parent: Run, key: str) -> tuple[list[Run], str]:
 
     def rank(child: Run) -> tuple[bool, float]:
         value = _best(values[child.info.run_id].get(key))
-        return math.isnan(value), -value if greater else value
+        return not math.isfinite(value), -value if greater else value
 
     return sorted(children, key=rank), key
 
@@ -49,12 +49,13 @@ def children_sheet(rows: Sequence[Row], runs: Sequence[Run], params: Params, key
     shown.sort(key=lambda row: row.key != key)
     sheet = Sheet(["run", "status", *(row.key for row in shown), *(f"params:{p}" for p in params)])
     for index, run in enumerate(runs):
-        values = [_best(row.values[index]) for row in shown]
+        of_run = [row.values[index] for row in shown]
+        values = [_best(value) if value else None for value in of_run]
         sheet.rows.append(
             [
                 Cell(run.info.run_id[:8]),
                 Cell(run.info.status),
-                *(Cell("" if math.isnan(v) else number(v), "", v) for v in values),
+                *(Cell(number(value), "", value) for value in values),
                 *(Cell(each[index] or "") for each in params.values()),
             ]
         )

@@ -28,6 +28,7 @@ from ..store.sqlite import has_tables, upgrade
 # minutes on a busy machine and outlive it for a while. Its charts need none of them.
 JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
 LAST_LINES = 20  # of what a server says that has ended
+NO_FILE = "The store is no SQLite file; save a copy, and run `mlflow db upgrade` with its URI"
 SERVER = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
 
@@ -127,16 +128,17 @@ def _open(url: str, browser: bool) -> None:
 def upgrade_files(config: MlflowConfig, report: Callable[[str], object]) -> None:
     """Upgrade the store, and what waits for it, where they are SQLite files."""
     path = sqlite_path(config.tracking_uri)
-    if path is None:
-        raise click.ClickException(
-            "The store is no SQLite file; save a copy, and run `mlflow db upgrade` with its URI."
-        )
-    require_mlflow(config.tracking_uri)
     outboxes = existing_outboxes(config.outbox, config.project_path, config.tracking_uri)
-    for file in (path, *(outbox.path for outbox in outboxes)):
+    files = [*filter(None, [path]), *(outbox.path for outbox in outboxes)]
+    if not files:
+        raise click.ClickException(f"{NO_FILE}.")
+    require_mlflow(f"sqlite:///{files[0]}")
+    for file in files:
         if not has_tables(file):
             report(f"{file.name}: nothing to upgrade.")
         elif saved := upgrade(file):
             report(f"{file.name} is upgraded; a copy of it, as it was, is {saved}.")
         else:
             report(f"{file.name} is up to date.")
+    if path is None:
+        report(f"{NO_FILE}, where it is of an older MLflow.")

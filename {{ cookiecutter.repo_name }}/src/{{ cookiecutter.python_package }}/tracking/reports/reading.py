@@ -26,6 +26,7 @@ from .runs import NotFoundError, Runs, catalog_rules
 
 if TYPE_CHECKING:
     import pandas as pd
+    from mlflow.entities import Run
 
     from ..store.queries import History
 
@@ -66,16 +67,19 @@ def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
     return Binding(_name(prefix, key), prefix, separator, destination, key=key)
 
 
-def bound_to_read(
+def bound_to_read(  # noqa: PLR0913
     prefix: str,
     run_id: str | None,
     name: str | None,
     rules: Sequence[Rule],
     key: str | None = None,
+    *,
+    last: Run | None = None,
 ) -> Binding:
     """To a run that has the metrics: as it is named (``Runs.find``), or where no pipeline runs.
 
-    Then it is the one with this id, else the active one, else the last finished one.
+    Then it is the one with this id, else the active one, else the last finished one. ``last``: the
+    run that this name means, else the newest.
 
     Raises:
         DatasetError: There is none.
@@ -92,7 +96,7 @@ def bound_to_read(
     binding = Binding(_name(prefix, key), prefix, config.separator, destination, key=key)
     if destination is None:
         own = [replace(rule, start=binding.start) for rule in rules]
-        runs = Runs(config, [*catalog_rules(config), *own] if name else own)
+        runs = Runs(config, [*catalog_rules(config), *own] if name else own, last)
         try:
             with runs.reading():
                 found = runs.find(name).info.run_id if name else runs.last_with(binding)
@@ -104,14 +108,14 @@ def bound_to_read(
 
 
 def with_named_source(
-    binding: Binding, run_id: str | None, name: str, rules: Sequence[Rule]
+    binding: Binding, run_id: str | None, name: str, rules: Sequence[Rule], last: Run | None
 ) -> Binding:
     """The same, with the run of this name to read from; or with why there is none."""
     try:
-        found = bound_to_read(binding.prefix, run_id, name, rules, binding.key).destination
+        named = bound_to_read(binding.prefix, run_id, name, rules, binding.key, last=last)
     except (DatasetError, TrackingError) as error:
         return replace(binding, no_source=str(error))
-    return replace(binding, sources=(found,) if found else ())
+    return replace(binding, sources=(named.destination,) if named.destination else ())
 
 
 def _name(prefix: str, key: str | None) -> str:
@@ -137,8 +141,11 @@ def _deliveries(binding: Binding) -> list[Delivery]:
     runs = [*filter(None, binding.sources or [binding.destination])]
     if not runs:
         raise DatasetError(f"{binding.name!r} has no metrics: mlflow.yml says 'track: never'.")
-    open_ones: dict[Destination, Delivery] = process_state().deliveries
-    return [open_ones.get(run) or Delivery(run) for run in runs]
+    open_ones: dict[tuple[str, str], Delivery] = {
+        (own.tracking_uri, own.run_id): delivery
+        for own, delivery in [*process_state().deliveries.items()]
+    }
+    return [open_ones.get((run.tracking_uri, run.run_id)) or Delivery(run) for run in runs]
 
 
 def points_of(binding: Binding) -> tuple[str, History]:
@@ -148,7 +155,7 @@ def points_of(binding: Binding) -> tuple[str, History]:
         found, run_id = delivery.histories(binding.start), delivery.destination.run_id
         # The best values have keys of their own.
         own = filter(binding.has, found)
-        keys = [key for key in own if key.removeprefix(best) not in found.keys() - {key}]
+        keys = [key for key in own if (bare := key.removeprefix(best)) == key or bare not in found]
         if keys:
             return run_id, {key: sorted(found[key], key=lambda point: point[1]) for key in keys}
     return run_id, {}

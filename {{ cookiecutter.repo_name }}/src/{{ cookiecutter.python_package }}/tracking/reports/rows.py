@@ -50,7 +50,7 @@ class Row:
         rule = self.rule
         if rule is None or rule.greater_is_better is None:
             return None
-        known = [(v.last, n) for n, v in enumerate(self.values) if v and not math.isnan(v.last)]
+        known = [(v.last, n) for n, v in enumerate(self.values) if v and math.isfinite(v.last)]
         sign = 1 if rule.greater_is_better else -1
         return max(known, key=lambda each: sign * each[0])[1] if len(known) > 1 else None
 

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from kedro.utils import load_obj
@@ -29,6 +29,7 @@ class Rule:
     max_regression: float | None = None  # by how much it may be worse than the baseline's
     max_relative_regression: float | None = None  # the same, as a share of the baseline's value
     start: str = ""  # what the keys of its dataset begin with, a pattern as well
+    place: int = field(default=0, compare=False)  # among the rules of the catalog, as it stands
 
     @property
     def key(self) -> str:
@@ -53,20 +54,20 @@ class Limit:
     greater_is_better: bool
 
 
-# What a rule may say: all but its name, the first field, and ``start``, the last.
-_FIELDS = tuple(field.name for field in fields(Rule))[1:-1]
+# What a rule may say: all but its name, the first field, and the last two.
+_FIELDS = tuple(each.name for each in fields(Rule))[1:-2]
 _LIMITS = _FIELDS[1:]
 
 
-def parse_rules(metrics: Any) -> tuple[Rule, ...]:
-    """The rules in the ``metrics`` of a metrics dataset, by name; exact names come first.
+def parse_rules(metrics: Any, place: int = 0) -> tuple[Rule, ...]:
+    """The rules in a dataset's ``metrics``, exact names first; ``place``: where they begin.
 
     Raises:
         ValueError: Something else; the sentence names it, and the nearest allowed word.
     """
     if not isinstance(metrics, Mapping):
         raise ValueError(f"'metrics' is {shown(metrics)}; it is a mapping of metric names to rules")
-    rules = [_rule(name, given) for name, given in metrics.items()]
+    rules = [replace(_rule(*item), place=at) for at, item in enumerate(metrics.items(), place)]
     return tuple(sorted(rules, key=lambda rule: (_is_pattern(rule.name), -len(rule.name))))
 
 
@@ -140,7 +141,7 @@ def _precedence(owner: Owner) -> tuple[Any, ...]:
     if not owner.start:
         return (2,)
     if not _is_pattern(owner.start):
-        return 0, -len(owner.start)
+        return 0, -len(owner.start), not owner.rules  # one may only read what another writes
     outside = re.sub("{.*?}", "", owner.entry)
     return 1, -len(outside), -owner.entry.count("{"), owner.entry
 
@@ -151,7 +152,7 @@ def rules_in(catalog: Mapping[str, Any], separator: str) -> list[Rule]:
     # Those of other types write no keys, and may take seconds to import.
     kinds = {str(each.get("type")) for each in entries.values() if each.get("metrics")}
     is_ours = {kind: _is_ours(kind) for kind in kinds}
-    owners = []
+    owners, place = [], 0
     for name, given in entries.items():
         kind = str(given.get("type"))
         if given.get("run_id") or not is_ours.get(kind, kind.endswith(".MlflowMetricsDataset")):
@@ -160,7 +161,8 @@ def rules_in(catalog: Mapping[str, Any], separator: str) -> list[Rule]:
         prefix = name.partition("@")[0] if prefix is None else str(prefix)
         start = name_pattern(re.sub("{.*?}", "*", str(key or prefix)))
         start += separator if start and not key else ""
-        rules = parse_rules(given.get("metrics") or {})
+        rules = parse_rules(given.get("metrics") or {}, place)
+        place += len(rules)
         owners.append(Owner(name, start, rules, bool(key)))
     return by_owner(owners)
 

@@ -20,7 +20,7 @@ from ..process.state import process_state
 from ..provenance import git_environment
 from ..scanning.uris import sqlite_path
 from ..store.client import require_mlflow
-from ..store.errors import NO_OUTBOX, TrackingError, as_tracking_error
+from ..store.errors import NO_OUTBOX, TrackingError, as_tracking_error, deleted_experiment
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.queries import NEWEST_FIRST, last_points, top_level_runs
 from .rows import Value, with_best
@@ -53,8 +53,8 @@ def no_rule(metric: str) -> NotFoundError:
 class Runs:
     """The MLflow runs of a project's experiment, in its store, which is opened to be read."""
 
-    def __init__(self, config: MlflowConfig, rules: Sequence[Rule]) -> None:
-        self.rules = rules
+    def __init__(self, config: MlflowConfig, rules: Sequence[Rule], last: Run | None) -> None:
+        self.rules, self._last = rules, last
         self.store: MlflowStore = store_at(config.tracking_uri)
         self._config = config
         self._experiment: str | None = None
@@ -78,31 +78,31 @@ class Runs:
                 found = self.store.call(lambda client: client.get_experiment_by_name(name))
             if found is None:
                 raise NotFoundError(f"The experiment {name!r} has no runs yet; try `kedro run`.")
+            if found.lifecycle_stage == "deleted":
+                raise deleted_experiment(found)
             self._experiment = str(found.experiment_id)
         return self._experiment
 
     def find(self, name: str) -> Run:
         """The run that is meant; a NotFoundError if there is none."""
         word, _, rest = name.partition(":")
-        if name == "last":
-            return self.newest(1)[0]
-        if name == "previous":
-            before = self.before(self.newest(1)[0])
-            return self._first([before] if before else [], "no finished run before the last")
+        if name in ("last", "previous"):
+            last = self._last or self.newest(1)[0]
+            chosen = last if name == "last" else self.before(last)
+            return self._first([*filter(None, [chosen])], "no finished run before the last")
         if word == "best" and rest:
             return self._best(rest)
         if word == "git" and rest:
             return self._of_commit(rest)
-        found = []
-        if re.fullmatch("[0-9a-f]{4,32}", name):
+        by_name = f"attributes.run_name = {_quoted(name)}"
+        named = self.store.search_runs(by_name, self.experiment, 1)
+        # MySQL takes a and A for the same; of a name with both kinds of quotes one is left out.
+        found = [run for run in named if run.info.run_name.casefold() == name.casefold()]
+        if not found and re.fullmatch("[0-9a-f]{4,32}", name):
             search = f"attributes.run_id LIKE '{name}%'"
             found = self.store.search_runs(search, self.experiment, 2)
         if len(found) > 1:
             raise NotFoundError(f"Several runs have an id that begins with {name!r}; give more.")
-        by_name = f"attributes.run_name = {_quoted(name)}"
-        named = [] if found else self.store.search_runs(by_name, self.experiment, 1)
-        # MySQL takes a and A for the same; of a name with both kinds of quotes one is left out.
-        found += [run for run in named if run.info.run_name.casefold() == name.casefold()]
         return self._first(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
@@ -193,7 +193,7 @@ class Runs:
 @contextmanager
 def opened(config: MlflowConfig) -> Iterator[Runs]:
     """The runs of a project, to be read within the block, with its credentials."""
-    runs = Runs(config, catalog_rules(config))
+    runs = Runs(config, catalog_rules(config), last=None)
     with runs.reading():
         process_state().begin_tracking(config.tracking_uri, config.credentials)
         try:

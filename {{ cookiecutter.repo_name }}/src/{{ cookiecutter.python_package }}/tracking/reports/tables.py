@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .rows import Row, number, of_last
@@ -39,7 +39,10 @@ def run_sheet(rows: Sequence[Row], previous: Run | None, most: int = MOST_ROWS) 
         if previous:
             cells.append(_change(row, len(row.values) - 1))
         if is_broken:
-            cells.append(Cell("; ".join(map(broken_text, row.broken)), BAD))
+            text, exact = (
+                "; ".join(broken_text(each, form) for each in row.broken) for form in (number, repr)
+            )
+            cells.append(Cell(text, BAD, exact))
         sheet.rows.append(cells)
     if len(rows) > most:
         sheet.rows.append([Cell(f"... and {len(rows) - most} more: `kedro metrics show`")])
@@ -56,12 +59,12 @@ def _change(row: Row, run: int) -> Cell:
     return Cell((number(change, "+") if change else "=") + word, style, change)
 
 
-def broken_text(limit: Limit) -> str:
+def broken_text(limit: Limit, form: Callable[[float], str] = number) -> str:
     """What a limit asks for that is not met, for a table."""
     if limit.name == "threshold":
-        return f"not {'>=' if limit.greater_is_better else '<='} {number(limit.limit)}"
+        return f"not {'>=' if limit.greater_is_better else '<='} {form(limit.limit)}"
     relative = " of it" * (limit.name == "max_relative_regression")
-    return f"worse by > {number(limit.limit)}{relative}"
+    return f"worse by > {form(limit.limit)}{relative}"
 
 
 def compare_sheet(rows: Sequence[Row], runs: Sequence[Run], params: Params) -> Sheet:
@@ -89,10 +92,12 @@ def limits_sheet(limits: Sequence[Limit]) -> Sheet:
         style, word = (GOOD, "passed") if limit.passed else (BAD, "failed")
         if limit.value is None:
             word += ": the run has no such metric"
+        elif limit.name != "threshold" and limit.baseline is None:
+            word += ": no baseline"
         sheet.rows.append(
             [
                 Cell(limit.key),
-                Cell(f"{limit.name} {number(limit.limit)}"),
+                Cell(f"{limit.name} {number(limit.limit)}", "", f"{limit.name} {limit.limit!r}"),
                 Cell(number(limit.value), "", limit.value),
                 Cell(number(limit.baseline), "", limit.baseline),
                 Cell(word, style),

@@ -74,4 +74,5 @@ class Tally:
     def seen(self, keys: Iterable[str] | None = None) -> dict[str, Seen]:
         """What was written so far, of these keys or of all; others may go on writing."""
         with self._lock:
-            return {key: replace(self._keys[key]) for key in (self._keys if keys is None else keys)}
+            asked = self._keys if keys is None else keys
+            return {key: replace(self._keys[key]) for key in asked if key in self._keys}

@@ -20,6 +20,7 @@ from .problems import (
 )
 
 if TYPE_CHECKING:
+    from mlflow.entities import Experiment
     from requests import Response
 
 # The first ask for another try; 5xx say that it was not the request's fault, but for these two.
@@ -69,6 +70,15 @@ class StoreRefusedError(TrackingError):
             f"The MLflow store {redact(uri)} can't be used: {self.reason}; {problem.todo}, or set"
             " another 'tracking_uri' in mlflow.yml."
         )
+
+
+def deleted_experiment(experiment: Experiment) -> TrackingError:
+    """The error where an experiment is deleted."""
+    return TrackingError(
+        f"The MLflow experiment {experiment.name!r} is deleted; restore it with"
+        f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`,"
+        " or set another 'experiment' in mlflow.yml."
+    )
 
 
 class AnswerError(Exception):
@@ -152,12 +162,10 @@ def refined(uri: str, error: Exception) -> Exception:
     """The error to raise for one of a request: without SQL, values and passwords in its text."""
     if is_transient(error):
         return StoreUnavailableError(uri, error)
+    if isinstance(error, StoreRefusedError):
+        return error
     if problem := problem_of(error):
-        return (
-            error
-            if isinstance(error, StoreRefusedError)
-            else (StoreRefusedError(uri, problem, error))
-        )
+        return StoreRefusedError(uri, problem, error)
     if driver_error(error):
         from mlflow.exceptions import MlflowException
         from mlflow.protos.databricks_pb2 import BAD_REQUEST

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..names import FOR_MODELS, METRICS_PER_REQUEST, Tag
 from ..redaction import redact
-from .errors import TrackingError
+from .errors import TrackingError, deleted_experiment
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,11 +43,7 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
                 raise
         return experiment_id(client, name, artifacts)  # another process was faster
     if experiment.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"The MLflow experiment {name!r} is deleted; restore it with"
-            f" `mlflow experiments restore --experiment-id {experiment.experiment_id}`,"
-            " or set another 'experiment' in mlflow.yml."
-        )
+        raise deleted_experiment(experiment)
     return experiment.experiment_id
 
 
