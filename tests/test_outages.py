@@ -40,11 +40,13 @@ from helpers import (
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
 from lab.tracking import MlflowMetricsDataset
+from lab.tracking.delivery import opening
+from lab.tracking.delivery.breaker import breaker_of
 from lab.tracking.delivery.outbox import Outbox, Request
 from lab.tracking.points import Point
 from lab.tracking.process.state import gc_paused_for_import
 from lab.tracking.run import TrackedRun
-from lab.tracking.store.errors import is_transient
+from lab.tracking.store.errors import StoreUnavailableError, is_transient
 from lab.tracking.store.mlflow_store import Retry
 from lab.tracking.store.sqlite import locked
 from mlflow import MlflowClient
@@ -720,6 +722,22 @@ def test_a_password_that_is_refused_later(
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
     assert points_in(lab.store, run) == flow_points(20)
+
+
+def test_a_run_that_can_not_begin_does_not_say_for_the_others_that_the_store_answers(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `kedro server`, whose runs share a process: those in an outage go on waiting."""
+    uri = f"http://127.0.0.1:{free_port()}"
+    lab.configure(tracking_uri=uri)
+    monkeypatch.setattr(opening, "START_SECONDS", 0.5)
+    breaker = breaker_of(uri)
+    breaker.record_failure(StoreUnavailableError(uri, ConnectionError("gone")))
+
+    with pytest.raises(click.ClickException, match="can't be reached"):
+        lab.run("everything")
+
+    assert breaker.error
 
 
 def test_what_is_refused_at_the_start_is_raised_at_once(lab: Lab) -> None:

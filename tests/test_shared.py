@@ -558,7 +558,42 @@ def test_a_run_around_others_is_no_run_to_compare_with(lab: Lab) -> None:
     assert data(lab, "show", "previous")["run"]["run_id"] == before.info.run_id
 
 
+@pytest.mark.parametrize("tag", [Tag.PROCESS, Tag.SHARED, None])
+def test_a_step_with_workers_ends_what_its_nodes_have_begun_within_its_run_alone(
+    lab: Lab, tag: str | None
+) -> None:
+    parent = opened(lab)
+    tags = {Tag.PARENT_RUN: parent} | ({tag: "1"} if tag else {})
+    experiment = lab.runs()[0].info.experiment_id
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    within = client.create_run(experiment, tags=tags).info.run_id
+
+    runner = ParallelRunner(max_workers=2)
+    lab.run("everything", params={"mlflow_run_id": parent}, node_names=["a"], runner=runner)
+
+    assert client.get_run(within).info.status == ("RUNNING" if tag else "FINISHED")
+    assert client.get_run(parent).info.status == "RUNNING"
+
+
 # The best of them
+
+
+@pytest.mark.parametrize("names", [["loss", "accuracy"], ["accuracy", "loss"]])
+def test_without_a_key_the_first_of_the_catalog_says_what_is_best(
+    lab: Lab, names: list[str]
+) -> None:
+    entry = "curves_metrics:\n  type: lab.tracking.MlflowMetricsDataset\n  metrics:\n"
+    rules = {"loss": "{greater_is_better: false}", "accuracy": "{greater_is_better: true}"}
+    entry += "".join(f"    {name}: {rules[name]}\n" for name in names)
+    longer = "longer_name_metrics: {type: lab.tracking.MlflowMetricsDataset, prefix: final_metrics,"
+    longer += " metrics: {size: {greater_is_better: true}}}\n"
+    lab.add("base/catalog.yml", entry + longer)
+    parent = opened(lab)
+    lab.run("curves", params={"mlflow_parent_run_id": parent, "values": [0.5]})
+
+    table = metrics(lab, "compare", "--parent=last").output.splitlines()[-2]
+
+    assert table.split()[2] == f"curves_metrics.{names[0]}"
 
 
 def test_compare_lists_the_runs_within_one_the_best_first(lab: Lab) -> None:

@@ -16,6 +16,7 @@ from lab.tracking.delivery.binding import Binding
 from lab.tracking.delivery.delivery import delivery_to
 from lab.tracking.delivery.outbox import Outbox
 from lab.tracking.delivery.route import Destination
+from lab.tracking.store.errors import StoreUnavailableError
 from lab.tracking.store.mlflow_store import MlflowStore, store_at
 from mlflow import MlflowClient
 
@@ -214,3 +215,36 @@ def test_threads_that_read_have_the_callers_deadline(
 
     assert len(left) >= 2
     assert max(left) <= 5.0
+
+
+def test_in_an_outage_the_outbox_is_not_read_for_each_save(
+    lab: Lab, tmp_path: Path, requests: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{lab.store}"
+    run_id = MlflowClient(uri).create_run("0").info.run_id
+    outbox = Outbox(tmp_path / "mlflow-spool.db", uri)
+    dataset = MlflowMetricsDataset()
+    dataset.bind(Binding("a", "a", ".", Destination(uri, run_id, outbox, is_external=True)))
+    assert dataset.binding
+    assert dataset.binding.destination
+    delivery = delivery_to(dataset.binding.destination).open()
+    delivery.route.breaker.record_failure(StoreUnavailableError(uri, ConnectionError("gone")))
+    read: list[str] = []
+    all_waiting = Outbox.all_waiting
+
+    def counted(self: Outbox, run_id: str) -> Any:
+        read.append(run_id)
+        return all_waiting(self, run_id)
+
+    monkeypatch.setattr(Outbox, "all_waiting", counted)
+
+    delivery.route.breaker.seconds_left = lambda: 60.0  # type: ignore[method-assign]
+    for _ in range(50):
+        delivery.look_up_steps("a", again=False)
+
+    assert (len(read), requests) == (1, [])
+    delivery.route.breaker.record_success()
+    del delivery.route.breaker.seconds_left
+    delivery.look_up_steps("a", again=False)
+    assert requests == [run_id]
+    delivery.close()

@@ -92,13 +92,13 @@ class Delivery:
 
     def look_up_steps(self, writer: str, again: bool) -> None:
         """Let points without a step count on from what the run has; once a dataset, or again."""
-        if self._earlier or (writer in self.steps.looked_up and not again):
+        run, breaker, told = self.destination, self.route.breaker, self.steps.told
+        is_known = told.get(writer) or (writer in told and breaker.seconds_left() > 0)
+        if self._earlier or (is_known and not again):
             return  # a repeated Kedro run gives its points the same steps
-        run = self.destination
         self.steps.begin_after(self.route.last_steps(), by_others=not run.is_external)
-        if self.route.breaker.error is None:
-            self.steps.looked_up.add(writer)
-        elif run.is_external and not self._warned:
+        told[writer] = breaker.error is None
+        if breaker.error and run.is_external and not self._warned:
             self._warned = True
             what = f"begin at 0, whatever the MLflow run {run.run_id} has."
             logger.warning(f"The store does not answer: points without a step {what}")
@@ -128,7 +128,7 @@ class StepCounter:
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
         self.writers: dict[str, str] = {}  # by key, the dataset that was the first to write it
-        self.looked_up: set[str] = set()  # datasets for which the run's last steps are known
+        self.told: dict[str, bool] = {}  # by dataset, whether the store gave the run's last steps
         self._lock = threading.Lock()
 
     def begin_after(self, last_steps: Mapping[str, int], by_others: bool) -> None:

@@ -61,7 +61,10 @@ def _end(run: LeftRun, parent: Destination, end: RunEnd, deadline: float) -> Non
 
 
 def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
-    """The running runs that were begun within a run, or within one of these."""
+    """The running runs that nodes have begun within a run, or within one of these.
+
+    Those of other Kedro runs, and of `kedro metrics open`, are ended by who has opened them.
+    """
     route = Route(Destination(parent.tracking_uri, parent.run_id))
     found: list[LeftRun] = []
     parents = [parent.run_id]
@@ -69,7 +72,8 @@ def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
         for run_id in parents:
             search = f"tags.`{Tag.PARENT_RUN}` = '{run_id}' and attributes.status = 'RUNNING'"
             runs = route.ask(partial(_search, search=search, experiment=experiment))
-            children = [run.info.run_id for run in runs]
+            of_others = {Tag.PROCESS, Tag.SHARED}
+            children = [run.info.run_id for run in runs if not of_others & run.data.tags.keys()]
             parents += children  # the loop goes on with them
             found += [LeftRun(parent.tracking_uri, child) for child in children]
     except Exception as error:

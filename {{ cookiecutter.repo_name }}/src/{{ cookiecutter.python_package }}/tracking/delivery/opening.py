@@ -64,11 +64,9 @@ def open_destination(  # noqa: PLR0913
     needed. Unless an error is raised, the process is set for the store, in the name of ``user``.
     """
     store = store_at(resolved.tracking_uri)
-    breaker = breaker_of(store.uri)
     try:
         with tracking(store, config.credentials, user):
             _adopt_catalogs(store_at(config.tracking_uri), catalog_runs)
-            breaker.record_success()
             if new is None:
                 return None, None
             if resolved.run_id:
@@ -78,6 +76,7 @@ def open_destination(  # noqa: PLR0913
                 may_repeat = Tag.SHARED in run.data.tags
                 return Destination(store.uri, resolved.run_id, outbox, True, may_repeat), run
             run = create(new, store, resolved, _waiting_runs(outbox))
+            breaker_of(store.uri).record_success()  # to open a tracking server asks nothing of it
             return Destination(store.uri, run.info.run_id, outbox), run
     except StoreUnavailableError as error:
         if config.on_outage != "spool" or outbox is None:
@@ -157,6 +156,7 @@ def _adopt_catalogs(store: MlflowStore, run_ids: Collection[str]) -> None:
 def _adopt(store: MlflowStore, run_id: str, named_by: str) -> Run:
     """An external run, which is not to be taken for dead while this process uses it."""
     run = store.get_run(run_id, named_by)
+    breaker_of(store.uri).record_success()
     if run.info.status == "RUNNING" and (tags := joint_tags(run.data.tags)):
         store.log_params_and_tags(run_id, tags=tags)
     return run
