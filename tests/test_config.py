@@ -111,6 +111,25 @@ def test_a_bad_key_or_value_is_refused_with_its_file(lab: Lab, keys: Any, part: 
     assert lab.runs() == []
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"credentials": {"MLFLOW_TRACKING_PASSWORD": "hunter2"}},
+        {"credentials": {"LOGIN": "hunter2"}},
+        {"credentials": ["hunter2"]},
+        {"tags": {"token": ["hunter2"]}},
+        {"tracking_uri": ["postgresql://me:hunter2@host/db"]},
+    ],
+    ids=str,
+)
+def test_no_error_about_a_value_has_its_secrets(lab: Lab, keys: Any) -> None:
+    lab.configure(**keys)
+
+    message = refused(lab)
+
+    assert "hunter2" not in message
+
+
 def test_the_file_that_is_named_is_the_one_that_has_the_key(lab: Lab) -> None:
     lab.add("base/mlflow.yml", "\ntrack: sometimes\n")
 

@@ -224,6 +224,22 @@ def test_an_external_run_keeps_the_parameters_that_it_has(
     assert "'text' of the MLflow run stays 'first'" in caplog.text
 
 
+def test_a_secret_that_an_external_run_has_is_in_no_line_of_the_log(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = MlflowClient(f"sqlite:///{lab.store}")
+    run_id = client.create_run(client.create_experiment("lab")).info.run_id
+    client.log_param(run_id, "model.password", "hunter2")
+
+    lab.run(
+        "parameters",
+        params={"model": {"password": "hunter2"}, "text": "a", "mlflow_run_id": run_id},
+    )
+
+    assert "'model.password' of the MLflow run stays '***'" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
 def test_parameters_can_be_left_out(lab: Lab) -> None:
     lab.configure(log_params=False)
 

@@ -16,8 +16,9 @@ from kedro.framework import project
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from .names import Tag, known_words
+from .names import Tag, known_words, shown
 from .redaction import (
+    BY_NAME,
     SECRET_WORDS,
     Secrets,
     credentials_secrets,
@@ -211,7 +212,7 @@ def _problem(key: Any, value: Any) -> str | None:
     allowed, is_allowed = _RULES[key]
     if value is None or is_allowed(value):  # a key without a value has its default
         return None
-    return f"{key!r} is {short_repr(value)} ({type(value).__name__}); it is {allowed}."
+    return f"{key!r} is {shown(BY_NAME.redact_parameter(key, value))}; it is {allowed}."
 
 
 def _credentials(

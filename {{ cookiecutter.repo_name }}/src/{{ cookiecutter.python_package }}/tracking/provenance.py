@@ -136,13 +136,14 @@ def parameters(pipeline: Pipeline, catalog: DataCatalog, secrets: Secrets) -> di
 
 
 def new_parameters(
-    parameters: Mapping[str, str], known: Mapping[str, str]
+    parameters: Mapping[str, str], known: Mapping[str, str], secrets: Secrets
 ) -> list[tuple[str, str]]:
     """Those of the parameters that an MLflow run does not have yet; MLflow changes none."""
     for key in parameters.keys() & known.keys():
         if parameters[key] != known[key]:
+            stays = secrets.redact_parameter(key, known[key])  # others may have written it
             logger.warning(
-                f"The parameter {key!r} of the MLflow run stays {known[key]!r}; MLflow does not"
+                f"The parameter {key!r} of the MLflow run stays {stays!r}; MLflow does not"
                 f" change it to {parameters[key]!r}."
             )
     return [(key, value) for key, value in parameters.items() if key not in known]

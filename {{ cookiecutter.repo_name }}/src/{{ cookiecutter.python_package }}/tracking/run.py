@@ -163,7 +163,7 @@ class TrackedRun:
         if self._delivery is None or self.run is None:
             return
         known = {} if self.owned_run_id else self.run.data.params
-        new = new_parameters(parameters, known)
+        new = new_parameters(parameters, known, self._config.redactor)
         uri = self._delivery.destination.tracking_uri
         new = [(name, parameters[name]) for name in distinct(uri, dict(new), known)]
         for start in range(0, len(new), PARAMS_PER_REQUEST):
