@@ -163,8 +163,10 @@ def edit(path: Path, change: Callable[[str], str]) -> None:
 
 def register_hook(text: str, tracking: str) -> str:
     """The text of ``settings.py`` with ``MlflowPipelineHook()`` last among its ``HOOKS``."""
-    tree = ast.parse(text)
-    if any(HOOK in (getattr(n, "id", ""), getattr(n, "attr", "")) for n in ast.walk(tree)):
+    nodes = [*ast.walk(ast.parse(text))]
+    aliases = [node for node in nodes if isinstance(node, ast.alias) and node.name == HOOK]
+    names = {HOOK, *(alias.asname or HOOK for alias in aliases)}
+    if any(getattr(n, "id", "") in names or getattr(n, "attr", "") == HOOK for n in nodes):
         return text
     text = extend_setting(text, "HOOKS", f"{HOOK}()")
     return _add_import(text, f"from {tracking} import {HOOK}")

@@ -18,22 +18,31 @@ ANSWERS = r'{{ cookiecutter.__answers }}'  # fmt: skip
 
 MAX_NAME_LENGTH = 100  # a file system takes 255 bytes, and a path is more than one name
 MAX_EXPERIMENT_LENGTH = 500  # MLflow's
-# A package of such a name would hide what the project itself imports or installs, and a folder of
-# such a name would give the project's command that name.
+# A package of such a name would hide what the project itself imports or installs, or require
+# itself, and a folder of such a name would give the project's command that name.
 NEEDED = """
-    aiohttp airflow alembic annotated_types antlr4 anyio appdirs arrow asttokens attr attrs
-    binaryornot blinker build cachetools certifi charset_normalizer click cloudpickle comm conf
-    contourpy cookiecutter cryptography cycler dask databricks dateutil debugpy distributed docker
-    dotenv dynaconf executing fastapi filelock flask flask_cors fsspec git gitdb google graphene
-    graphql gunicorn h11 huey identify idna iniconfig ipykernel ipython itsdangerous jedi jinja2
-    joblib jupyter kedro kedro_mlflow_metrics kedro_telemetry kiwisolver locket mako markupsafe
-    matplotlib mlflow mpl_toolkits msgpack mypy narwhals nodeenv numpy omegaconf opentelemetry
-    packaging pandas parse parso partd pathspec pexpect pil pillow pip platformdirs pluggy
-    prettytable prompt_toolkit psutil pyarrow pydantic pydevd_plugins pygments pylab pyparsing
-    pytest python requests rich ruff scikit_learn scipy setuptools six sklearn skops slugify smmap
-    sortedcontainers sqlalchemy sqlparse starlette tblib test tests threadpoolctl tlz toolz tornado
-    traitlets typing_extensions urllib3 uvicorn vendor_licenses virtualenv wcwidth werkzeug wheel
-    yaml yarl zict zipp zmq
+    aiohappyeyeballs aiohttp aiosignal airflow alembic annotated_doc annotated_types antlr4
+    antlr4_python3_runtime anyio appdirs appnope arrow ast_serialize asttokens async_timeout attr
+    attrs backports_zoneinfo binaryornot blinker build cachetools certifi cffi cfgv
+    charset_normalizer click cloudpickle colorama comm conf contourpy cookiecutter cryptography
+    cycler dask databricks databricks_sdk dateutil debugpy distlib distributed docker dotenv
+    dynaconf exceptiongroup executing fastapi filelock flask flask_cors fonttools frozenlist fsspec
+    git gitdb gitpython google google_auth graphene graphql graphql_core graphql_relay greenlet
+    gunicorn h11 huey identify idna importlib_metadata iniconfig ipykernel ipython
+    ipython_pygments_lexers itsdangerous jedi jinja2 joblib jupyter jupyter_client jupyter_core
+    kedro kedro_mlflow_metrics kedro_telemetry kiwisolver librt locket mako markdown_it_py
+    markupsafe matplotlib matplotlib_inline mdurl mlflow mlflow_skinny mlflow_tracing more_itertools
+    mpl_toolkits msgpack multidict mypy mypy_extensions narwhals nest_asyncio2 nodeenv numpy
+    omegaconf opentelemetry opentelemetry_api opentelemetry_proto opentelemetry_sdk
+    opentelemetry_semantic_conventions packaging pandas parse parso partd pathspec pexpect pil
+    pillow pip platformdirs pluggy pre_commit prettytable prompt_toolkit propcache protobuf psutil
+    ptyprocess pure_eval pyarrow pyasn1 pyasn1_modules pycparser pydantic pydantic_core
+    pydevd_plugins pygments pylab pyparsing pyproject_hooks pytest python python_dateutil
+    python_discovery python_dotenv python_slugify pytz pywin32 pyyaml pyzmq requests rich ruff
+    scikit_learn scipy setuptools six sklearn skops slugify smmap sortedcontainers sqlalchemy
+    sqlparse stack_data starlette tblib test tests text_unidecode threadpoolctl tlz tomli tomli_w
+    toolz tornado traitlets typing_extensions typing_inspection tzdata urllib3 uvicorn
+    vendor_licenses virtualenv waitress wcwidth werkzeug wheel yaml yarl zict zipp zmq
 """
 
 
@@ -91,7 +100,7 @@ def _python_package(value: str) -> str | None:
         rule = "is a keyword of Python"
     elif value in sys.stdlib_module_names:
         rule = "is a module of Python's standard library"
-    elif value.lower() in NEEDED.split():
+    elif re.sub("_+", "_", value.lower()) in NEEDED.split():  # as indexes compare names
         rule = "is a name that the project itself needs"
     else:
         return None

@@ -343,6 +343,7 @@ def test_as_a_package_the_project_names_it_and_bundles_nothing(shuttle: Adopted)
         assert b"kedro-mlflow-metrics~=0." in found[file]
         assert b'"mlflow' not in found[file]
     assert "src/shuttle_price/cli.py" in said
+    assert "kedro-mlflow-metrics is in no public index: install it with --find-links" in said
     assert changes(shuttle.path)[0] == []
     assert adopt(shuttle.path, "--as-package", "--force") == "Nothing to do.\n"
     assert adopt(shuttle.path, "--force") == "Nothing to do.\n"
@@ -428,6 +429,18 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
         replace("requirements.txt", "kedro>=1.0,<2", "kedro>=1\nmlflow==2.9.2"),
         "requires mlflow==2.9.2",
     ),
+    "an old Python": (
+        replace("pyproject.toml", '">=3.10"', '">=3.9,<4"'),
+        "allows Python below 3.10 (python<4,>=3.9)",
+    ),
+    "an old Python of Poetry's": (
+        replace(
+            "pyproject.toml",
+            "[tool.kedro]",
+            '[tool.poetry.dependencies]\npython = "^3.9"\n[tool.kedro]',
+        ),
+        "allows Python below 3.10 (python==3.*,>=3.9)",
+    ),
     "no package": (
         replace("pyproject.toml", '"src"\n', '"lib"\n'),
         "no lib/rockets/settings.py",
@@ -460,6 +473,14 @@ REFUSALS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a catalog in braces": (
         write(Path("conf/base/catalog.yml"), "{a: {type: MemoryDataset}}\n"),
         "catalog.yml is not a mapping of one dataset below the other",
+    ),
+    "catalogs of other names": (
+        replace(
+            "src/rockets/settings.py",
+            '"base_env": "base"',
+            '"base_env": "base", "config_patterns": {"catalog": ["datasets*", "datasets*/**"]}',
+        ),
+        "Kedro finds the project's catalogs by 'datasets*', 'datasets*/**'",
     ),
     "settings of which a value is an expression": (
         add_setting('CONF_SOURCE = "co" + "nf"'),
@@ -532,6 +553,26 @@ def test_the_pattern_is_left_out_where_it_would_take_other_datasets(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
+    ("code", "named"),
+    [
+        ('f"{model}_metrics"', "…_metrics"),
+        ('model + "_metrics"', "…_metrics"),
+        ('"{}_metrics".format(model)', "{}_metrics"),
+        ('"{model}.own_metrics".format(model=model)', "{model}.own_metrics"),
+        ('"%s_metrics@pandas" % model', "%s_metrics@pandas"),
+    ],
+)
+def test_the_pattern_is_left_out_where_the_code_puts_such_names_together(
+    code: str, named: str, tmp_path: Path
+) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    write(Path("src/rockets/more.py"), f"def output(model):\n    return {code}\n")(path)
+
+    assert f"the code names {named}, which it would make metrics" in adopt(path)
+    assert "{name}_metrics" not in (path / "conf/base/catalog.yml").read_text()
+
+
+@pytest.mark.parametrize(
     "file", ["base/catalog.yml", "base/catalog_tables.yml", "prod/catalog.yml"]
 )
 def test_a_pattern_of_the_projects_own_goes_on_to_take_its_datasets(
@@ -567,6 +608,17 @@ def test_the_pattern_joins_those_of_another_shape(tmp_path: Path) -> None:
     assert '"{name}_metrics":' in (path / "conf/base/catalog.yml").read_text()
 
 
+@pytest.mark.parametrize("file", ["datasets_all.yml", "datasets/all.yml"])
+def test_catalogs_are_found_by_patterns_of_the_projects_own(file: str, tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    patterns = '"config_patterns": {"catalog": ["catalog*", "datasets*", "**/datasets*/**"]}'
+    replace("src/rockets/settings.py", '"base_env"', f'{patterns}, "base_env"')(path)
+    (path / "conf/base/datasets").mkdir()
+    write(Path("conf/base", file), "'{table}_metrics': {type: MemoryDataset}\n")(path)
+
+    assert f"conf/base/{file} has '{{table}}_metrics', which is for the same names" in adopt(path)
+
+
 def test_an_entry_of_another_file_is_not_added_again(tmp_path: Path) -> None:
     """Kedro refuses two of one name in one environment."""
     path = copy_of(ROCKETS, tmp_path)
@@ -590,6 +642,34 @@ def test_the_configuration_is_where_the_settings_say(tmp_path: Path) -> None:
     assert (path / "configuration/common/mlflow.yml").is_file()
     assert "my_model_metrics" in (path / "configuration/common/catalog.yml").read_text()
     assert not (path / "conf").exists()
+
+
+# settings.py
+
+
+def test_a_hook_that_another_module_registers_is_not_registered_again(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    more = "\nfrom rockets.tracking import MlflowPipelineHook as Hook\n\nHOOKS = (Hook(),)\n"
+    replace("src/rockets/hooks.py", "from kedro.pipeline import Node\n", f"{more}\n")(path)
+    write(Path("src/rockets/settings.py"), "from rockets.hooks import HOOKS\n")(path)
+    commit(path)
+
+    said = adopt(path)
+
+    assert (path / "src/rockets/settings.py").read_text() == "from rockets.hooks import HOOKS\n"
+    assert "src/rockets/settings.py is left as it is: src/rockets/hooks.py names" in said
+    assert "Nothing to do." in adopt(path)
+
+
+def test_a_hook_of_another_name_is_not_registered_again(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    text = "from rockets.tracking import MlflowPipelineHook as Hook\n\nHOOKS = (Hook(),)\n"
+    write(Path("src/rockets/settings.py"), text)(path)
+    commit(path)
+
+    adopt(path)
+
+    assert (path / "src/rockets/settings.py").read_text() == text
 
 
 # Dependencies
@@ -668,6 +748,14 @@ def test_a_list_that_the_build_reads_elsewhere_is_named(tmp_path: Path) -> None:
     assert "pyproject.toml leaves its dependencies to the build: name there" in said
     assert "mlflow" not in tomlkit.parse((path / "pyproject.toml").read_text())["project"]
     assert not (path / "requirements.txt").exists()
+
+
+def test_with_an_mlflow_of_its_own_a_project_may_allow_an_older_python(tmp_path: Path) -> None:
+    path = copy_of(ROCKETS, tmp_path)
+    replace("pyproject.toml", '">=3.10"', '">=3.9"')(path)
+    replace("requirements.txt", "kedro>=1.0,<2", "kedro>=1\nmlflow>=3.7")(path)
+
+    assert "Wrote src/rockets/tracking/" in adopt(path)
 
 
 def test_both_lists_get_what_is_missing(shuttle: Adopted) -> None:

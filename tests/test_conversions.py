@@ -235,6 +235,20 @@ def test_kedro_mlflow_itself_writes_these_keys(with_kedro_mlflow: Adopted, tmp_p
     assert "spaceship.score" in compared
 
 
+def test_a_file_that_git_ignores_is_changed_by_force_only(with_kedro_mlflow: Adopted) -> None:
+    """Git could not bring it back."""
+    path = with_kedro_mlflow.path
+    for name, text in (("mlflow", CONFIG), ("catalog_more", ENTRIES)):
+        spoil(f"conf/local/{name}.yml", text)(path)
+
+    assert "git ignores conf/local/catalog_more.yml and others" in refused(
+        path, "--from-kedro-mlflow"
+    )
+    assert "conf/local/mlflow.yml" in tool("adopt", path, "--from-kedro-mlflow", "--dry-run").stdout
+    adopt(path, "--from-kedro-mlflow", "--force")
+    assert "tracking_uri" in (path / "conf/local/mlflow.yml").read_text()
+
+
 def spoil(file: str, text: str) -> Callable[[Path], None]:
     def add(path: Path) -> None:
         (path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -406,6 +420,23 @@ def test_the_name_of_a_run_by_a_resolver_of_kedro_mlflow_is_to_be_chosen(
     said = adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
 
     assert "run_name was ${km.random_name:}, a resolver of kedro-mlflow; choose another" in said
+
+
+def test_what_settings_refer_to_in_their_file_comes_along(with_kedro_mlflow: Adopted) -> None:
+    config = CONFIG.replace("sqlite:///mlflow.db", "${_store.uri}")
+    store = "_store:\n  uri: sqlite:///mlflow.db\n"
+    with_kedro_mlflow.write("conf/base/mlflow.yml", store + config)
+    commit(with_kedro_mlflow.path)
+
+    adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
+
+    text = (with_kedro_mlflow.path / "conf/base/mlflow.yml").read_text()
+    assert yaml.safe_load(text) == {
+        "tracking_uri": "${_store.uri}",
+        "experiment": "it's rockets",
+        "_store": {"uri": "sqlite:///mlflow.db"},
+    }
+    assert adopt(with_kedro_mlflow.path, "--from-kedro-mlflow", "--force") == "Nothing to do.\n"
 
 
 def test_a_plugin_that_an_entry_refers_to_stays_among_the_dependencies(
@@ -597,6 +628,58 @@ def test_an_entry_whose_type_is_merged_is_given_a_key(before: str, after: str) -
         assert edits.change(entry, "N", ["drop"], added)
 
     assert edits.result() == f"{text.replace('T', 'N')}{after}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "_t: &m T\nmine: {x: 1}\na:\n  type: *m # why\n  x: 1\n",
+            "_t: &m T\nmine: {x: 1}\na:\n  type: N # why\n  key: k\n  x: 1\n",
+        ),
+        (
+            "a:\n  type: &m T\nmine: {x: 1}\nb: {type: *m}\n",
+            "a:\n  type: &m N\n  key: k\nmine: {x: 1}\nb: {type: N, key: k}\n",
+        ),
+        (
+            "a: &a {type: &m 'T', drop: 1}\nmine: 1\nb:\n  type: *m\nc: *a\n",
+            "a: &a {type: &m N, key: k}\nmine: 1\nb:\n  type: N\n  key: k\nc: *a\n",
+        ),
+        (
+            "_l: &l x\nmine: 1\na:\n  type: T\n  drop:\n    mode: *l\n\n# b\nb: 1\n",
+            "_l: &l x\nmine: 1\na:\n  type: N\n  key: k\n\n# b\nb: 1\n",
+        ),
+        (
+            "a:\n  type: T\n  drop: &d {x: 1}\nb:\n  type: T\n  drop: *d\n",
+            "a:\n  type: N\n  key: k\nb:\n  type: N\n  key: k\n",
+        ),
+        ("a:\n  type: T\n  drop: &d {x: 1}\nmine: *d\n", None),
+        ("a:\n  type: &m T\nmine: {was: *m}\n", None),
+    ],
+)
+def test_what_an_alias_stands_for_stays_or_all_does(before: str, after: str | None) -> None:
+    edits = Edits(before)
+    for entry in entries_of(before):
+        if entry.type == "T":
+            edits.change(entry, "N", ["drop"], {"key": "k"})
+
+    assert edits.result() == after
+
+
+def test_a_catalog_whose_aliases_stand_in_the_way_is_left_and_named(
+    with_kedro_mlflow: Adopted,
+) -> None:
+    path = with_kedro_mlflow.path / "conf/prod/catalog.yml"
+    kind = "kedro_mlflow.io.metrics.MlflowMetricDataset"
+    text = f"late:\n  type: &kind {kind}\n_was: *kind\n"
+    path.write_text(text)
+    commit(with_kedro_mlflow.path)
+
+    said = adopt(with_kedro_mlflow.path, "--from-kedro-mlflow")
+
+    assert "conf/prod/catalog.yml is written in a way that this command can't change" in said
+    assert "conf/prod/catalog.yml still use kedro-mlflow: it stays in the dependencies" in said
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize("value", ["a", "a b", "a,b", "a: b", "true", "1", "{x}", "größe", "", "'"])

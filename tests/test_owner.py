@@ -206,6 +206,52 @@ def test_the_readme_follows_the_answers(
     assert [text for text in unsaid if text in readme] == []
 
 
+@pytest.mark.parametrize("tracking", ["bundled", "package"])
+def test_it_says_where_the_package_comes_from(bake: Callable[..., Path], tracking: str) -> None:
+    """Before the commands that install it, which is published nowhere."""
+    project = bake(tracking=tracking, ci="github")
+    readme = (project / "README.md").read_text()
+    workflow = (project / ".github/workflows/checks.yml").read_text()
+
+    for text in (readme.partition("$ pip")[0], workflow.partition("- run: pip")[0]):
+        assert ("PIP_FIND_LINKS" in text) == (tracking == "package")
+    assert "\n\n\n" not in readme
+    assert yaml.safe_load(workflow)["jobs"]["checks"]["steps"][2]["run"].startswith("pip install")
+
+
+@pytest.mark.parametrize("example", ["yes", "no"])
+def test_the_readme_makes_a_pipeline_before_it_runs_one(
+    bake: Callable[..., Path], example: str
+) -> None:
+    """Kedro runs no project without nodes, and makes no pipeline twice."""
+    readme = (bake(include_example=example) / "README.md").read_text()
+    create = "kedro pipeline create churn"
+
+    blocks = re.findall(r"^```console\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    with_pip, with_uv, own = blocks[:3]
+
+    for block in (with_pip, with_uv):
+        before, found, _ = block.partition("kedro run\n")
+        assert found
+        assert (create in before) == (example == "no")
+    assert (create in own) == (example == "yes")
+    assert f"`{create}` makes a pipeline" in readme or example == "yes"
+
+
+def test_the_readme_names_what_the_catalog_has_of_the_example(bake: Callable[..., Path]) -> None:
+    """The owner's own entries may stand among them."""
+    project = bake()
+    entries = yaml.safe_load((project / "conf/base/catalog.yml").read_text())
+
+    (step,) = re.findall(
+        r"^2\. .*\n(?:   .*\n)*", (project / "README.md").read_text(), re.MULTILINE
+    )
+
+    deleted, _, kept = step.partition(";")
+    assert re.findall(r"`([^`]+_metrics)`", kept) == ["{name}_metrics"]
+    assert {*re.findall(r"`([^`]+_metrics)`", deleted), "{name}_metrics"} == entries.keys()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("uri", ["", "http://127.0.0.1:1"], ids=["file", "server"])
 def test_the_workflow_can_be_run(bake: Callable[..., Path], tmp_path: Path, uri: str) -> None:

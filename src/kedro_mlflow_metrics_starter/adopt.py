@@ -11,6 +11,7 @@ from .catalog import add_entries
 from .plan import Plan
 from .project import PYPROJECT, Project
 from .refusal import Refusal
+from .source import names_in
 
 OURS = "Metrics from Kedro nodes to MLflow"  # what the docstring of tracking/ begins with
 
@@ -36,6 +37,11 @@ def plan_adoption(project: Project, options: Options) -> Plan:
     plan = Plan(project, as_package=options.as_package or has_package)
     kedro_mlflow.check(project, converting=options.from_kedro_mlflow)
     is_new = add_tracking(plan) or (plan.as_package and not has_package)
+    if plan.as_package and not has_package:
+        plan.remark(
+            f"{template.wiring().DISTRIBUTION} is in no public index: install it with --find-links"
+            " and the folder of its wheel, or from an index of your own."
+        )
     add_dependencies(plan, with_example=options.example, distributed=options.distributed)
     plan.edit(".gitignore", ignore)
     if is_new:
@@ -150,9 +156,19 @@ def add_mlflow_yml(plan: Plan) -> None:
 
 
 def add_hook(plan: Plan) -> None:
-    """The hook, last in ``HOOKS``."""
-    register = template.wiring().register_hook
+    """The hook, last in ``HOOKS``, unless another module of the project's names it.
+
+    Registered twice, it would open two MLflow runs.
+    """
+    hook, register = template.wiring().HOOK, template.wiring().register_hook
     settings = f"{plan.project.package}/settings.py"
+    others = [file for file, text in plan.project.sources.items() if hook in names_in(text)]
+    if others and settings not in others:
+        plan.remark(
+            f"{settings} is left as it is: {others[0]} names {hook}; if it is not in HOOKS by"
+            " that, add it there yourself."
+        )
+        return
     plan.edit(settings, lambda text: register(text, plan.tracking))
 
 

@@ -8,16 +8,26 @@ from collections.abc import Iterable
 import yaml
 
 from . import template
-from .conversion import catalogs
+from .conversion import catalogs, is_catalog
 from .plan import Plan
-from .project import Project, strings_in
+from .project import Project
 from .refusal import Refusal
+from .source import strings_in
+
+# What code may write before `_metrics`, or nothing.
+IN_CODE = r"(?:[\w.]|\{[^{}]*\}|%(?:\(\w+\))?[sd])*"
 
 
 def add_entries(plan: Plan, entries: str) -> None:
     """Those of the entries that the project's catalog has not; the pattern, where it is safe."""
     project = plan.project
     main = f"{project.base}/catalog.yml"
+    if not is_catalog(project, main):
+        raise Refusal(
+            f"Kedro finds the project's catalogs by {str(project.catalog_patterns)[1:-1]}, and so"
+            f" not {main}, where the metrics datasets belong; add 'catalog*' to these patterns in"
+            " settings.py."
+        )
     files = list(dict.fromkeys([*catalogs(project, project.base), main]))
     taken = {name for file in files if file != main for name in _entries_of(plan, file)}
     in_main = _entries_of(plan, main)
@@ -67,7 +77,11 @@ def _entries_of(plan: Plan, file: str) -> list[str]:
 
 
 def _named_in_code(project: Project, name: str, entries: Iterable[str]) -> list[str]:
-    """The names in the project's code that an entry would be for, and that have none."""
-    pattern = re.escape(name).replace(r"\{name\}", r"[\w.]*\w") + r"(@\w+)?"
+    """The names in the project's code that an entry would be for, and that have none.
+
+    Also those that are put together: ``f"{model}_metrics"``, ``"{}_metrics".format(model)``.
+    """
+    pattern = re.escape(name).replace(r"\{name\}", IN_CODE) + r"(@\w+)?"
     names = {name for text in project.sources.values() for name in strings_in(text)}
-    return sorted({name for name in names if re.fullmatch(pattern, name)} - set(entries))
+    found = {name for name in names if re.fullmatch(pattern, name)} - set(entries)
+    return sorted(f"…{name}" if name.startswith("_metrics") else name for name in found)

@@ -12,8 +12,9 @@ import click
 
 from . import templates, transaction, versions
 from .adopt import Options, plan_adoption
+from .git import check_git
 from .plan import Plan
-from .project import check_git, find_project
+from .project import find_project
 from .refusal import Refusal
 from .update import Choices, check, plan_update
 
@@ -28,7 +29,7 @@ def main() -> None:
 @main.command()
 @click.argument("path", type=FOLDER, default=".")
 @click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
-@click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
+@click.option("--force", is_flag=True, help="Also where git could not undo it.")
 @click.option("--example", is_flag=True, help="With the example pipeline.")
 @click.option(
     "--distributed",
@@ -49,7 +50,7 @@ def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **option
     finish_interrupted(path, dry_run)
     plan = plan_adoption(find_project(path), Options(**options))
     if plan.files and not force and not dry_run:
-        check_git(plan.project)
+        check_git(plan.project, plan.files)
     if import_history and not dry_run:
         logging.disable(logging.INFO)  # Kedro's and MLflow's, about themselves
         from .history import import_runs
@@ -61,7 +62,7 @@ def adopt(path: Path, dry_run: bool, force: bool, import_history: bool, **option
 @main.command()
 @click.argument("path", type=FOLDER, default=".")
 @click.option("--dry-run", is_flag=True, help="Only print what would change, as a diff.")
-@click.option("--force", is_flag=True, help="Also with changes in git that are not committed.")
+@click.option("--force", is_flag=True, help="Also where git could not undo it.")
 @click.option("--take", multiple=True, metavar="FILE", help="Overwrite it, your changes too.")
 @click.option("--keep", multiple=True, metavar="FILE", help="Leave it as it is.")
 def update(
@@ -75,7 +76,7 @@ def update(
     planned = plan_update(find_project(path), Choices(take, keep))
     check(planned)
     if planned.plan.files and not force and not dry_run:
-        check_git(planned.plan.project)
+        check_git(planned.plan.project, planned.plan.files)
     carry_out(planned.plan, dry_run=dry_run)
     if planned.plan.files and not dry_run:
         click.echo(f"{planned.before} -> {versions.this_version()}")

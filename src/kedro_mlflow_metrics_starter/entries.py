@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 MERGE = "<<"
+PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")  # what may stand before a value: its anchor, its tag
+ALIAS = re.compile(r"\s*:\s*(\*[^\s,\]}]+)")
 
 
 @dataclass
@@ -38,13 +41,29 @@ class Edits:
 
     text: str
     made: dict[tuple[int, int], str] = field(default_factory=dict)
+    # By the name of the entry, what is dropped and what is there instead.
+    wanted: dict[str, tuple[Collection[str], dict[str, object]]] = field(default_factory=dict)
 
-    def result(self) -> str:
-        """The changed text."""
+    def result(self) -> str | None:
+        """The changed text; None if it would not say what it is to say, as where aliases cross."""
         text = self.text
         for (start, end), new in sorted(self.made.items(), reverse=True):
             text = text[:start] + new + text[end:]
-        return text
+        with suppress(yaml.YAMLError, ValueError):
+            return text if not self.made or yaml.safe_load(text) == self._data() else None
+        return None
+
+    def _data(self) -> Any:
+        """What the changed text is to say: the same changes, made to what the text says."""
+        root = yaml.compose(self.text)
+        for key, node in root.value:
+            if key.value in self.wanted and isinstance(node, yaml.MappingNode):
+                drop, new = self.wanted[key.value]
+                type_, *added = yaml.compose(yaml.safe_dump(new, sort_keys=False)).value
+                pairs = [pair for pair in node.value if pair[0].value not in drop]
+                pairs = [type_ if pair[0].value == "type" else pair for pair in pairs]
+                node.value = pairs + added
+        return yaml.SafeLoader("").construct_document(root)
 
     def change(
         self, entry: Entry, type_: str, drop: Collection[str] = (), add: Mapping[str, object] = {}
@@ -53,11 +72,15 @@ class Edits:
         node = entry.node
         dropped = [pair for pair in node.value if pair[0].value in drop]
         more = [f"{key}: {as_yaml(value)}" for key, value in add.items()]
-        if node.flow_style and (dropped or more):
-            return self._change_braces(node, type_, drop, more)
+        in_braces = node.flow_style and (dropped or more)
+        if in_braces and not self._change_braces(node, type_, drop, more):
+            return False
+        self.wanted[entry.name] = drop, {"type": type_, **add}
+        if in_braces:
+            return True
         for key, value in node.value:
             if key.value == "type":
-                self.made[value.start_mark.index, self._end(key, value)] = type_
+                self.made[self._span(key, value)] = type_
         if more:  # after its type or, where that is merged (<<: *base), what it says first
             pairs = {key.value: (key, value) for key, value in node.value}
             key, value = pairs.get("type", node.value[0])
@@ -69,29 +92,44 @@ class Edits:
             self.made[start, self._end_of_line(key, value) + 1] = ""
         return True
 
-    def _end(self, key: yaml.Node, value: yaml.Node) -> int:
-        """Where a value ends; that of an alias (``*base``), too, whose node is elsewhere."""
+    def _span(self, key: yaml.Node, value: yaml.Node) -> tuple[int, int]:
+        """Where a value stands, behind its anchor, or the alias (``*base``) in its place."""
         if value.start_mark.index > key.end_mark.index:
-            return _end(value, self.text)
-        alias = re.compile(r"\s*:\s*\*[^\s,\]}]+").match(self.text, key.end_mark.index)
-        return alias.end() if alias else key.end_mark.index
+            return self._start(value), self._end(value)
+        alias = ALIAS.match(self.text, key.end_mark.index)
+        return alias.span(1) if alias else (key.end_mark.index, key.end_mark.index)
+
+    def _start(self, node: yaml.Node) -> int:
+        properties = PROPERTIES.match(self.text, node.start_mark.index)
+        return properties.end() if properties else node.start_mark.index
+
+    def _end(self, node: yaml.Node) -> int:
+        """Where a node ends, without the blank lines and comments that follow it."""
+        if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
+            last = node.value[-1]
+            if isinstance(last, tuple):
+                return self._span(*last)[1]
+            if last.start_mark.index > node.start_mark.index:  # no alias
+                return self._end(last)
+        return len(self.text[: node.end_mark.index].rstrip())
 
     def _end_of_line(self, key: yaml.Node, value: yaml.Node) -> int:
-        end = self.text.find("\n", self._end(key, value))
+        end = self.text.find("\n", self._span(key, value)[1])
         return len(self.text) if end < 0 else end
 
     def _change_braces(
         self, node: yaml.MappingNode, type_: str, drop: Collection[str], more: list[str]
     ) -> bool:
-        start, end = node.start_mark.index, node.end_mark.index
+        start, end = self._start(node), node.end_mark.index
         if "#" in self.text[start:end]:
             return False
         kept = []
         for key, value in node.value:
+            from_, to = self._span(key, value)
             if key.value == "type":
-                kept.append(f"type: {type_}")
+                kept.append(self.text[key.start_mark.index : from_] + type_)
             elif key.value not in drop:
-                kept.append(self.text[key.start_mark.index : self._end(key, value)])
+                kept.append(self.text[key.start_mark.index : to])
         self.made[start, end] = "{" + ", ".join([*kept, *more]) + "}"
         return True
 
@@ -116,14 +154,6 @@ def _type_of(node: yaml.MappingNode) -> str:
             types = [_type_of(base) for base in bases if isinstance(base, yaml.MappingNode)]
             merged = merged or next(filter(None, types), "")
     return merged
-
-
-def _end(node: yaml.Node, text: str) -> int:
-    """Where a value ends, without the blank lines and comments that follow it."""
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last, text)
-    return len(text[: node.end_mark.index].rstrip())
 
 
 def as_yaml(value: object) -> str:

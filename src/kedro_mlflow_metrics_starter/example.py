@@ -9,8 +9,8 @@ import yaml
 
 from . import template
 from .plan import Plan
-from .project import strings_in
 from .refusal import Refusal
+from .source import strings_in
 
 PIPELINE = "training"
 TESTS = f"tests/pipelines/{PIPELINE}"

@@ -13,8 +13,9 @@ from . import dependencies, template
 from .conversion import catalogs, convert_entries
 from .entries import Edits, Entry, as_yaml
 from .plan import Plan
-from .project import PYPROJECT, Project, imports
+from .project import PYPROJECT, Project
 from .refusal import Refusal
+from .source import imports
 
 NAME, MODULE = "kedro-mlflow", "kedro_mlflow"
 # Kedro knows a plugin by the name in its metadata: of kedro-mlflow 2.0 that is its module's.
@@ -100,7 +101,11 @@ def _convert_entry(entry: Entry, edits: Edits, ours: str) -> Iterator[str]:
 def _convert_config(plan: Plan, name: str) -> None:
     project = plan.project
     theirs = plan.yaml(name) or {}
-    if not isinstance(theirs, dict) or not theirs.keys() <= {"server", "tracking", "ui"}:
+    if not isinstance(theirs, dict):
+        return
+    referred_to = {key: value for key, value in theirs.items() if str(key).startswith("_")}
+    keys = theirs.keys() - referred_to.keys()
+    if not keys <= {"server", "tracking", "ui"} or (referred_to and not keys):
         return
     for key, (default, instead) in WITHOUT_COUNTERPART.items():
         if (value := _get(theirs, key)) is not None and value != default:
@@ -123,6 +128,7 @@ def _convert_config(plan: Plan, name: str) -> None:
         text = template.mlflow_yml(project.name, given)
         if "tracking_uri" not in given and "${" not in uri:
             plan.remark(_OLD_RUNS.format(uri))
+    text += "".join(f"{key}: {as_yaml(value)}\n" for key, value in referred_to.items())
     plan.edit(name, lambda _: text or "# As in the base environment\n")
 
 
@@ -137,8 +143,9 @@ def _drop_dependency(plan: Plan) -> None:
     project = plan.project
     users = [name for name, text in project.sources.items() if imports(text, MODULE)]
     for name in catalogs(project):
-        # Also in a value that entries refer to, `_type: kedro_mlflow...`.
-        if re.search(rf"^[^#\n]*:\s*['\"]?{MODULE}\.", plan.text(name) or "", re.MULTILINE):
+        # Also in a value that entries refer to, `_type: kedro_mlflow...`, maybe by an anchor.
+        used = rf"^[^#\n]*:\s*(&\S+\s+)?['\"]?{MODULE}\."
+        if re.search(used, plan.text(name) or "", re.MULTILINE):
             users.append(name)
     if users:
         plan.remark(f"{', '.join(users)} still use {NAME}: it stays in the dependencies.")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,11 +15,14 @@ from tomlkit.exceptions import ParseError
 
 from . import dependencies
 from .refusal import Refusal
+from .source import constant, imports, value_at, value_of
 
 PYPROJECT = "pyproject.toml"
+CATALOG_PATTERNS = ["catalog*", "catalog*/**", "**/catalog*"]  # Kedro's own
 # Versions that a requirement may allow, to see whether it allows one that will do.
 OF_KEDRO = [f"1.{minor}.{patch}" for minor in range(100) for patch in range(20)]
 OF_MLFLOW = [f"3.{minor}.{patch}" for minor in range(7, 100) for patch in range(20)]
+OLD_PYTHONS = [f"3.{minor}.{patch}" for minor in range(10) for patch in range(30)]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Project:
     @property
     def conf(self) -> str:
         """The folder of its configuration."""
-        value = _value_of(self.settings, "CONF_SOURCE")
+        value = value_of(self.settings, "CONF_SOURCE")
         return "conf" if value is None else _folder("CONF_SOURCE", value)
 
     @property
@@ -55,26 +56,30 @@ class Project:
         """The environment of a run that names none; nothing if it is the base only."""
         return self._environment("default_run_env", "local")
 
+    @property
+    def catalog_patterns(self) -> list[str]:
+        """The patterns by which Kedro finds the catalogs in an environment's folder."""
+        arguments = value_of(self.settings, "CONFIG_LOADER_ARGS")
+        given = value_at(value_at(arguments, "config_patterns"), "catalog")
+        found = [text for node in ast.walk(given) if (text := constant(node))] if given else []
+        return found or CATALOG_PATTERNS
+
     def _environment(self, name: str, default: str) -> str:
         """An argument of the config loader; the default is Kedro's for a project without any."""
-        arguments = _value_of(self.settings, "CONFIG_LOADER_ARGS")
+        arguments = value_of(self.settings, "CONFIG_LOADER_ARGS")
         if arguments is None:
             return default
-        given = arguments if isinstance(arguments, ast.Dict) else ast.Dict([None], [arguments])
-        for key, value in zip(given.keys, given.values, strict=True):
-            if _constant(key) == name:
-                return _folder(f"CONFIG_LOADER_ARGS[{name!r}]", value)
-        if None in given.keys:  # what ** brings, or the whole
+        if (value := value_at(arguments, name)) is not None:
+            return _folder(f"CONFIG_LOADER_ARGS[{name!r}]", value)
+        if not isinstance(arguments, ast.Dict) or None in arguments.keys:  # what ** brings
             raise Refusal(_UNREADABLE.format(f"CONFIG_LOADER_ARGS[{name!r}]", "a string"))
         return ""  # the config loader's own default
 
     @property
     def disabled_plugins(self) -> list[str]:
         """The plugins whose hooks its ``settings.py`` disables."""
-        disabled = _value_of(self.settings, "DISABLE_HOOKS_FOR_PLUGINS")
-        return (
-            [text for node in ast.walk(disabled) if (text := _constant(node))] if disabled else []
-        )
+        disabled = value_of(self.settings, "DISABLE_HOOKS_FOR_PLUGINS")
+        return [text for node in ast.walk(disabled) if (text := constant(node))] if disabled else []
 
     def imports(self, module: str) -> bool:
         """Whether its ``settings.py`` imports this module, or something of it."""
@@ -162,7 +167,7 @@ _UNREADABLE = (
 
 def _folder(name: str, value: ast.expr) -> str:
     """The path, relative to its place, that a setting is given."""
-    text = _constant(value)
+    text = constant(value)
     if text is None:
         raise Refusal(_UNREADABLE.format(name, "a string"))
     path = PurePosixPath(text.replace("\\", "/"))
@@ -171,35 +176,9 @@ def _folder(name: str, value: ast.expr) -> str:
     return path.as_posix()
 
 
-def imports(text: str, module: str) -> bool:
-    """Whether a text of Python imports this module, or something of it."""
-    return bool(re.search(rf"^\s*(from|import)\s+{module}\b", text, re.MULTILINE))
-
-
-def strings_in(text: str) -> set[str]:
-    """The strings in a module; none of one that can't be read, which nobody imports."""
-    with suppress(SyntaxError, ValueError):
-        nodes = ast.walk(ast.parse(text))
-        return {found for node in nodes if (found := _constant(node)) is not None}
-    return set()
-
-
-def check_git(project: Project) -> None:
-    """Refuse a project with changes that are not committed: adopting could not be undone."""
-    command = ["git", "-C", str(project.path), "status", "--porcelain", "--", "."]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:  # no git
-        return
-    if done.returncode == 0 and (lines := done.stdout.splitlines()):
-        raise Refusal(
-            f"The project has changes that are not committed ({lines[0][3:]}"
-            f"{' and others' if len(lines) > 1 else ''}); commit them, or add --force."
-        )
-
-
 def _checked(project: Project) -> Project:
-    for requirement in dependencies.listed(project.pyproject, project.text):
+    listed = dependencies.listed(project.pyproject, project.text)
+    for requirement in listed:
         for name, versions, wanted in (
             ("kedro", OF_KEDRO, "1.0 or later, below 2"),
             ("mlflow", OF_MLFLOW, "3.7 or later, below 4"),
@@ -209,6 +188,15 @@ def _checked(project: Project) -> Project:
                     f"The project requires {requirement}, and metrics tracking {name} {wanted};"
                     " change its dependencies first."
                 )
+    python = str(project.pyproject.get("project", {}).get("requires-python", ">=3.10"))
+    has_mlflow = any(requirement.name.lower() == "mlflow" for requirement in listed)
+    for allowed in () if has_mlflow else (dependencies.parsed(f"python{python}"), *listed):
+        if allowed and allowed.name == "python" and _allows(allowed, OLD_PYTHONS):
+            raise Refusal(
+                f"The project allows Python below 3.10 ({allowed}), for which there is no"
+                " MLflow 3.7; first set requires-python, or Poetry's python, to 3.10 or later in"
+                f" {PYPROJECT}."
+            )
     return project
 
 
@@ -223,20 +211,3 @@ def _parsed(path: Path) -> ast.Module:
         return ast.parse(path.read_text(encoding="utf-8-sig"))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise Refusal(f"{path.name} can't be read ({error}); correct it.") from None
-
-
-def _value_of(module: ast.Module, name: str) -> ast.expr | None:
-    """What a name is given in a module, by the last plain statement that does."""
-    value = None
-    for node in module.body:
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if isinstance(node, ast.AnnAssign):
-            targets = [node.target]
-        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
-            value = getattr(node, "value", None)
-    return value
-
-
-def _constant(node: ast.expr | ast.AST | None) -> str | None:
-    value = node.value if isinstance(node, ast.Constant) else None
-    return value if isinstance(value, str) else None
