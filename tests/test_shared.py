@@ -578,6 +578,19 @@ def test_a_step_with_workers_ends_what_its_nodes_have_begun_within_its_run_alone
 # The best of them
 
 
+def test_what_a_child_does_not_have_is_no_nan(lab: Lab) -> None:
+    lab.add("base/catalog.yml", ENTRY)
+    parent = opened(lab)
+    given = {"mlflow_parent_run_id": parent}
+    for values in ([0.5], [math.nan]):
+        lab.run("curves", params={**given, "values": values})
+    lab.run("everything", params=given, node_names=["a"])
+
+    table = metrics(lab, "compare", "--parent=last", "--csv").output.splitlines()[-3:]
+
+    assert [line.split(",")[2] for line in table] == ["0.5", "nan", ""]
+
+
 @pytest.mark.parametrize("names", [["loss", "accuracy"], ["accuracy", "loss"]])
 def test_without_a_key_the_first_of_the_catalog_says_what_is_best(
     lab: Lab, names: list[str]
