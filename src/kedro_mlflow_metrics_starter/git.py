@@ -24,7 +24,7 @@ def check_git(project: Project, files: Iterable[str]) -> None:
     if there and (lines := _git(project, "check-ignore", "--", *there)):
         raise Refusal(
             f"git ignores {_shown(lines)}, which would be changed, and could not bring it back;"
-            " copy it to elsewhere, then add --force."
+            " copy it elsewhere, then add --force."
         )
 
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# The tags by which a run is seen to be one of a Kedro run, or of `kedro metrics open`.
+_OF_OTHERS = {Tag.PROCESS, Tag.SHARED}
+
 
 def end_nested(
     runs: Sequence[LeftRun], info: RunInfo, destination: Destination, status: str, end_time: int
@@ -72,8 +75,7 @@ def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
         for run_id in parents:
             search = f"tags.`{Tag.PARENT_RUN}` = '{run_id}' and attributes.status = 'RUNNING'"
             runs = route.ask(partial(_search, search=search, experiment=experiment))
-            of_others = {Tag.PROCESS, Tag.SHARED}
-            children = [run.info.run_id for run in runs if not of_others & run.data.tags.keys()]
+            children = [run.info.run_id for run in runs if not _OF_OTHERS & run.data.tags.keys()]
             parents += children  # the loop goes on with them
             found += [LeftRun(parent.tracking_uri, child) for child in children]
     except Exception as error:

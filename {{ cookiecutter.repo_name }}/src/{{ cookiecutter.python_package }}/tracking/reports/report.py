@@ -118,8 +118,9 @@ class RunReport:
     def _latest(self, metrics: Mapping[str, Points]) -> str:
         seen = self._tally.seen(islice(metrics, MOST_LIVE))
         values = (f"{metrics[key].name} {number(each.value)}" for key, each in seen.items())
-        step = max((each.step for each in seen.values()), default=0)
-        return f"step {step}  {'  '.join(values)}"
+        if not seen:  # lists without a point
+            return ""
+        return f"step {max(each.step for each in seen.values())}  {'  '.join(values)}"
 
     def _is_shared(self) -> bool:
         """Whether others have written to the run: workers, or an earlier Kedro run."""
