@@ -18,9 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
+import mlflow
 import pytest
 import sqlalchemy
 from faults import FAULTS, SOON, FaultyProxy, Server, outage_after
@@ -46,6 +48,7 @@ from lab.tracking.delivery.outbox import Outbox, Request
 from lab.tracking.points import Point
 from lab.tracking.process.state import gc_paused_for_import
 from lab.tracking.run import TrackedRun
+from lab.tracking.store import queries
 from lab.tracking.store.errors import StoreUnavailableError, is_transient
 from lab.tracking.store.mlflow_store import Retry
 from lab.tracking.store.sqlite import locked
@@ -61,6 +64,7 @@ from mlflow.protos.databricks_pb2 import (
     TEMPORARILY_UNAVAILABLE,
     UNAUTHENTICATED,
 )
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from sqlalchemy.exc import OperationalError
 from test_config import unwritable
 
@@ -411,6 +415,7 @@ def test_nested_runs_of_a_node_are_synced_with_their_parent(lab: Lab, gone: Serv
 NESTED = """
 import time
 from pathlib import Path
+from types import FrameType
 import mlflow
 from kedro.pipeline import Node, Pipeline
 
@@ -877,6 +882,31 @@ def test_the_collector_waits_for_an_import_and_comes_back() -> None:
         assert not gc.isenabled()
     assert gc.isenabled()
     assert gc.get_freeze_count() == 0
+
+
+def test_no_garbage_is_looked_for_while_points_are_written_and_read(lab: Lab) -> None:
+    run_id = MlflowClient(f"sqlite:///{lab.store}").create_run("0").info.run_id
+    dataset = MlflowMetricsDataset(prefix="m", run_id=run_id)
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    requests = {SqlAlchemyStore.log_batch.__code__, queries.histories.__code__}
+    at_work: list[str] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        frame: FrameType | None = sys._getframe()
+        while frame := frame and frame.f_back:
+            if frame.f_code in requests:
+                at_work.append(phase)
+
+    gc.callbacks.append(note)
+    try:
+        dataset.save({"loss": [{"value": step / 7, "step": step} for step in range(5_000)]})
+        loaded = dataset.load()
+    finally:
+        gc.callbacks.remove(note)
+
+    assert len(loaded["loss"]) == 5_000
+    assert at_work == []
+    assert gc.isenabled()
 
 
 FORK = """
