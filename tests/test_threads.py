@@ -14,11 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers import Lab, wait_until
+from helpers import Lab, forget_store, wait_until
 from lab.tracking.delivery.delivery import Delivery, delivery_to
 from lab.tracking.delivery.route import Destination
 from lab.tracking.names import Tag
 from lab.tracking.points import Points
+from lab.tracking.process import mlflow_globals
 from lab.tracking.process.active_runs import is_executed
 from lab.tracking.process.mlflow_globals import RUN_ID, STORE, _set_for_run, user_environment
 from lab.tracking.process.state import ProcessState
@@ -28,6 +29,7 @@ from lab.tracking.reports.saving_once import KEDROS_LOGGER, SavingOnce
 from lab.tracking.store.mlflow_store import Retry
 from lab.tracking.store.queries import delete_tag
 from mlflow import MlflowClient
+from mlflow.tracking.default_experiment import registry as default_experiments
 from rich.console import Console
 
 SESSION = """
@@ -193,6 +195,41 @@ def test_who_begins_or_ends_to_observe_takes_nothing_from_others(destination: De
         delivery.send({"m.a": Points("a", (value,))}, {"m.a": (int(value),)})
 
     assert seen == ["once", "always", "always", "later"]
+
+
+class Slow(dict[str, str]):
+    """Credentials during whose use another thread goes as far as it can."""
+
+    other: threading.Thread
+
+    def __iter__(self) -> Iterator[str]:
+        if self.other.ident is None:
+            self.other.start()
+            self.other.join(0.2)
+        return super().__iter__()
+
+
+def test_two_threads_that_point_mlflow_at_a_store_leave_one_default() -> None:
+    """As a service does that makes a context for each request."""
+    state, uri, first = ProcessState(), "sqlite:///some.db", Slow(SECRET_A="a")
+    first.other = threading.Thread(
+        target=state.set_default_store, args=(uri, {"SECRET_B": "b"}, lambda: "0")
+    )
+    providers = default_experiments._default_experiment_provider_registry._registry
+    before = [*providers]
+    try:
+        state.set_default_store(uri, first, lambda: "0")
+        first.other.join()
+
+        assert len(providers) == len(before) + 1
+        assert "SECRET_A" not in os.environ  # the second has replaced the first
+        assert os.environ["SECRET_B"] == "b"
+        state.set_default_store(uri, {}, lambda: "0")
+        assert "SECRET_B" not in os.environ
+    finally:
+        providers[:] = before
+        mlflow_globals.set_environment(dict.fromkeys(["SECRET_A", "SECRET_B"]))
+        forget_store()
 
 
 def test_a_delivery_that_is_closed_leaves_the_next_one_registered(

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 STORE = "MLFLOW_TRACKING_URI"
@@ -168,6 +168,30 @@ class DefaultExperiment:
         from mlflow.tracking.default_experiment import registry
 
         return registry._default_experiment_provider_registry
+
+
+class DefaultStore:
+    """The store of MLflow's own functions while no Kedro run is open: ``start_run()`` in a cell."""
+
+    def __init__(self) -> None:
+        self._experiment: DefaultExperiment | None = None
+        self._undo = ExitStack()
+
+    def set(
+        self, tracking_uri: str, credentials: Mapping[str, str], find_experiment: Callable[[], str]
+    ) -> None:
+        """Take this one, unless the user has pointed MLflow's functions at another."""
+        before, self._experiment = self._experiment, None
+        if before:
+            before.unregister()
+        self._undo.close()
+        if store_in_use() in (None, before and before.tracking_uri):
+            values = {name: os.environ.get(name) for name in credentials}
+            self._undo.callback(set_environment, values)
+            set_environment(credentials)
+            use_store(tracking_uri)
+            self._experiment = DefaultExperiment(tracking_uri, find_experiment)
+            self._experiment.register()
 
 
 def active_run() -> tuple[str, str] | None:

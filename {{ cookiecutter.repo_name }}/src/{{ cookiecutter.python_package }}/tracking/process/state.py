@@ -35,6 +35,7 @@ class ProcessState:
         self.thread = threading.local()  # config.py: the configuration of the thread's context
         self.environment = mlflow_globals.LentVariables()
         self.termination = TerminationWatch()
+        self.gc_paused_by: set[int] = set()  # ids of threads
         self.live_lines = threading.Lock()  # reports.live: of the run that shows its lines
         self._lock = threading.Lock()
         self._users: set[object] = set()
@@ -139,20 +140,9 @@ class ProcessState:
         all stays as the run has set it.
         """
         self.kill_interrupted_runs()  # what they have set is not the user's choice
-        if _all_open_runs():
-            return
-        keeper = _keeper()
-        default, keeper.default = keeper.default, None
-        if default:
-            default.unregister()
-        keeper.undo_default.close()
-        if mlflow_globals.store_in_use() in (None, default and default.tracking_uri):
-            before = {name: os.environ.get(name) for name in credentials}
-            keeper.undo_default.callback(mlflow_globals.set_environment, before)
-            mlflow_globals.set_environment(credentials)
-            mlflow_globals.use_store(tracking_uri)
-            keeper.default = mlflow_globals.DefaultExperiment(tracking_uri, find_experiment)
-            keeper.default.register()
+        with self._lock:  # a service may make contexts on several threads
+            if not _all_open_runs():
+                _keeper().default_store.set(tracking_uri, credentials, find_experiment)
 
     def shut_down(self) -> None:
         """Close what is open and undo what was set: another state takes over."""
@@ -164,6 +154,8 @@ class ProcessState:
         """In a forked process: the runs, and the SIGTERM that is watched for, are its parent's."""
         self.open_runs.clear()
         self.termination.stop()
+        if self.gc_paused_by:  # threads of the parent's, which are not here to turn it on again
+            gc.enable()
 
     def _stack_of_thread(self) -> list[Any]:
         """MLflow's stack of active runs of this thread, which has none yet."""
@@ -179,11 +171,11 @@ def process_state() -> ProcessState:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause Python's garbage collector: objects are made by the thousand, and none is garbage."""
-    if not gc.isenabled():  # the user has turned it off
+    """Pause the collector: objects are made by the thousand, and none is garbage."""
+    if not gc.isenabled():  # the user has turned it off, or another thread is here
         yield
         return
-    paused, thread = _keeper().gc_paused_by, threading.get_ident()
+    paused, thread = process_state().gc_paused_by, threading.get_ident()
     paused.add(thread)
     gc.disable()
     try:
@@ -195,7 +187,7 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def gc_paused_for_import() -> Iterator[None]:
-    """Pause the garbage collector while MLflow and its store are imported.
+    """Pause the collector while MLflow and its store are imported.
 
     They are 360,000 objects that stay; to traverse them again and again took 0.2 s of 1.3 s (MLflow
     3.17). To freeze and unfreeze moves them to the oldest generation; each alone would cost later.
@@ -218,8 +210,7 @@ def _keeper() -> Any:
     keeper: Any = sys.modules.get(_STATE_MODULE)
     if keeper is None:
         new: Any = ModuleType(_STATE_MODULE)
-        new.states, new.default, new.undo_default = {}, None, ExitStack()
-        new.gc_paused_by = set()  # threads
+        new.states, new.default_store = {}, mlflow_globals.DefaultStore()
         keeper = sys.modules.setdefault(_STATE_MODULE, new)
         if keeper is new and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_abandon, new))
@@ -236,9 +227,6 @@ def _all_open_runs() -> list[Any]:
 
 
 def _abandon(keeper: Any) -> None:
-    if keeper.gc_paused_by:  # threads of the parent's, which are not here to turn it on again
-        gc.enable()
-        keeper.gc_paused_by.clear()
     for state in keeper.states.values():
         state.abandon()
     keeper.states.clear()
