@@ -13,7 +13,9 @@ from faults import FaultyProxy, Server
 from helpers import Lab, wait_until
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
+from lab.tracking.delivery import delivery
 from lab.tracking.delivery.delivery import LIMIT, Batcher
+from lab.tracking.store.errors import StoreUnavailableError
 
 
 class Sink:
@@ -106,7 +108,7 @@ def test_a_flush_does_not_wait_for_what_is_put_after_it(sink: Sink, batcher: Bat
         flushed.wait(0.01)
         sink.requests.append(points)
 
-    batcher._send = store_slowly
+    batcher._write = store_slowly
     producer = threading.Thread(target=produce)
     producer.start()
     wait_until(lambda: sink.requests)
@@ -131,6 +133,63 @@ def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, batcher: 
         batcher.put([2])  # type: ignore[list-item]
     with pytest.raises(ConnectionError, match="the store is gone"):
         batcher.close()
+
+
+def test_what_waits_behind_a_refused_request_is_written(sink: Sink, batcher: Batcher) -> None:
+    """It may be another dataset's."""
+
+    def refuse_first(points: list[Any]) -> None:
+        if 0 in points:
+            raise ValueError("the store takes no 0")
+        sink.requests.append(points)
+
+    batcher._write = refuse_first
+    batcher.put(list(range(2500)))  # type: ignore[arg-type]
+
+    with pytest.raises(ValueError, match="takes no 0"):
+        batcher.close()
+    assert [point for request in sink.requests for point in request] == list(range(1000, 2500))
+
+
+def test_an_outage_ends_the_writing(sink: Sink, batcher: Batcher) -> None:
+    """Without an outbox: each request would take its time to find out."""
+    error = StoreUnavailableError("http://somewhere", ConnectionError("gone"))
+    tried: list[int] = []
+
+    def fail(points: list[Any]) -> None:
+        tried.append(len(points))
+        raise error
+
+    batcher._write = fail
+    batcher.put(list(range(2500)))  # type: ignore[arg-type]
+
+    with pytest.raises(StoreUnavailableError):
+        batcher.close()
+    assert tried == [1000]
+
+
+def test_a_flush_that_is_interrupted_leaves_the_gathering_as_it_was(
+    sink: Sink, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "BATCH_SECONDS", 60)
+    sink.open.clear()
+    batcher.put([1])  # type: ignore[list-item]
+    with monkeypatch.context() as patched:
+        patched.setattr(batcher, "_wait", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            batcher.flush()
+    sink.open.set()
+    wait_until(lambda: sink.requests)
+    batcher.put([2])  # type: ignore[list-item]
+    threading.Event().wait(0.3)  # a batcher that does not gather would write it
+    batcher.put([3])  # type: ignore[list-item]
+    batcher.close()
+
+    assert sink.requests == [[1], [2, 3]]
+
+
+def _interrupt(condition: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _refuse(self: Any, metrics: Any) -> None:

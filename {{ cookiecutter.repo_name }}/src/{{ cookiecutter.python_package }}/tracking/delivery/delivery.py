@@ -12,6 +12,7 @@ from itertools import islice, repeat
 from ..names import METRICS_PER_REQUEST
 from ..points import Point
 from ..process.state import process_state
+from ..store.errors import TrackingError
 from ..store.queries import History
 from .earlier import Earlier, Metrics, Steps
 from .outbox import Request
@@ -169,16 +170,16 @@ def _points(metrics: Metrics, steps: Steps) -> Iterator[Point]:
 
 
 class Batcher:
-    """Writes points on a thread of its own, in the order in which they came.
+    """Writes points on a thread of its own, in their order; also those behind a refused request.
 
-    ``flush`` and ``close`` return when all is written. Later calls raise an error of ``send``.
+    ``flush`` and ``close`` return when all is written. Later calls raise an error of ``write``.
     """
 
-    def __init__(self, send: Callable[[list[Point]], None]) -> None:
-        self._send = send
-        self._waiting: list[Point] = []
-        self._put = self._sent = 0  # points, since the beginning
-        self._flushing = self._closed = False
+    def __init__(self, write: Callable[[list[Point]], None]) -> None:
+        self._write = write
+        self._queue: list[Point] = []
+        self._put = self._sent = self._wanted = 0  # points, since the beginning
+        self._closed = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
@@ -186,7 +187,7 @@ class Batcher:
     def put(self, points: list[Point]) -> bool:
         """Take points, when there is room; False if it took none: a signal may have closed it."""
         with self._changed:
-            self._wait(lambda: len(self._waiting) < LIMIT)
+            self._wait(lambda: len(self._queue) < LIMIT)
             if self._closed:
                 return False
             if self._thread is None:
@@ -196,19 +197,18 @@ class Batcher:
                 except RuntimeError:  # a limit of threads is reached
                     self._thread = None
                     return False
-            self._waiting.extend(points)
+            self._queue.extend(points)
             self._put += len(points)
-            if not len(points) < len(self._waiting) < METRICS_PER_REQUEST:  # the first, or enough
+            if not len(points) < len(self._queue) < METRICS_PER_REQUEST:  # the first, or enough
                 self._changed.notify_all()
             return True
 
     def flush(self) -> None:
         """Return when everything that has been put is written; a node may put more meanwhile."""
         with self._changed:
-            put, self._flushing = self._put, True
+            put = self._wanted = self._put
             self._changed.notify_all()
             self._wait(lambda: self._sent >= put)
-            self._flushing = False
 
     def close(self) -> None:
         """Write what is left and end the thread."""
@@ -227,9 +227,9 @@ class Batcher:
             raise self._error from None  # what is handled may have it as its cause: Drain.refusal
 
     def _work(self) -> None:
-        while not self._error and (batch := self._next()):
+        while not isinstance(self._error, TrackingError) and (batch := self._next()):
             try:
-                self._send(batch)
+                self._write(batch)
             except BaseException as error:
                 self._error = error
             with self._changed:
@@ -239,12 +239,12 @@ class Batcher:
     def _next(self) -> list[Point]:
         """The next request's points, when there are enough or they have waited long enough."""
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            self._changed.wait_for(
-                lambda: len(self._waiting) >= METRICS_PER_REQUEST or self._flushing or self._closed,
-                timeout=BATCH_SECONDS,
-            )
-            batch = self._waiting[:METRICS_PER_REQUEST]
-            del self._waiting[:METRICS_PER_REQUEST]
+            self._changed.wait_for(lambda: self._queue or self._closed)
+            self._changed.wait_for(self._is_due, timeout=BATCH_SECONDS)
+            batch = self._queue[:METRICS_PER_REQUEST]
+            del self._queue[:METRICS_PER_REQUEST]
             self._changed.notify_all()
             return batch
+
+    def _is_due(self) -> bool:
+        return self._closed or self._sent < self._wanted or len(self._queue) >= METRICS_PER_REQUEST
