@@ -63,6 +63,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.timeout_of_client = timeout
         self.random = random.Random(seed)
         self.always: int | None = None  # a status for every request from now on
+        self.too_large = b""  # a request with this in it gets the status 413
         self.seen: dict[str, int] = dict.fromkeys(FAULTS, 0)
         self.paths: list[str] = []  # of all requests
         self.thread = threading.Thread(target=self.serve_forever, daemon=True)
@@ -94,6 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(length) if length else None
         if fault == "refused":  # the connection ends before the request is passed on
             self.connection.close()
+            return
+        if self.server.too_large and self.server.too_large in (body or b""):
+            self.answer(413, b"<html>too large</html>")
             return
         if self.server.always or fault in ("500", "429"):
             self.answer(self.server.always or int(str(fault)), b"<html>not today</html>")

@@ -708,25 +708,44 @@ def test_a_locked_database(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_password_that_is_refused_later(
-    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("status", [401, 404, 200], ids=["password", "no server", "login page"])
+def test_a_server_that_is_taken_from_behind_its_proxy(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
-    """It may have been changed; the training is not to blame. Trying again would be useless."""
+    """A password may have been changed, a login have ended, a server be started anew behind a
+    proxy that has a page for it: the training is not to blame, and has nothing to try again.
+    """
     with FaultyProxy(server.url, share=0, timeout=1) as proxy:
         lab.configure(tracking_uri=proxy.url)
 
         def refuse() -> None:
-            proxy.always = 401
+            proxy.always = status
 
         with at(1000, lab.store, refuse):
             lab.run("flow", params={"yields": 20, "pause": 0.1})
         proxy.always = None
 
-        assert [r for r in caplog.records if "status 401" in r.getMessage()]
+        assert [r for r in caplog.records if f"status {status}" in r.getMessage()]
         assert lab.sync()[0]
     (run,) = lab.runs()
     assert run.info.status == "FINISHED"
     assert points_in(lab.store, run) == flow_points(20)
+
+
+@pytest.mark.slow
+def test_parameters_that_a_proxy_finds_too_large_are_left_out(
+    lab: Lab, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FaultyProxy(server.url, share=0, timeout=1) as proxy:
+        proxy.too_large = b'"yields"'
+        lab.configure(tracking_uri=proxy.url)
+        lab.run("flow", params={"yields": 20, "pause": 0})
+
+    (run,) = lab.runs()
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {}
+    assert points_in(lab.store, run) == flow_points(20)
+    assert [r for r in caplog.records if "did not take parameters: " in r.getMessage()]
 
 
 def test_a_run_that_can_not_begin_does_not_say_for_the_others_that_the_store_answers(

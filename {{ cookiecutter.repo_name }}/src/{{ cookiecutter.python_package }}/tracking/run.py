@@ -28,7 +28,7 @@ from .process.state import process_state
 from .provenance import new_parameters, printable, run_name, run_tags, user_tags
 from .redaction import redact
 from .reports.report import RunReport
-from .store.errors import error_text, reason
+from .store.errors import StoreRefusedError, error_text, reason
 from .store.keys import distinct
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class TrackedRun:
             try:
                 part = dict(new[start : start + PARAMS_PER_REQUEST])
                 self._delivery.route.write(Request(params=part))
-            except MlflowException as error:
+            except (MlflowException, StoreRefusedError) as error:
                 logger.warning("MLflow did not take parameters: %s", redact(str(error)))
 
     def close(self, status: str, error: BaseException | None = None) -> None:

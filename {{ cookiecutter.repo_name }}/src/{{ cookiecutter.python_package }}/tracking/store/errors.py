@@ -139,8 +139,11 @@ def is_refused(error: BaseException) -> bool:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether nothing can be written to the store now, though to no fault of the request's."""
-    refused = is_refused(error) and problem_of(error) not in (Problem.TOO_LARGE, Problem.ANSWER)
+    """Whether nothing can be written to the store now, though to no fault of the request's.
+
+    A proxy's page, a login say, or a 404 while the server is started anew, is no answer of a store.
+    """
+    refused = is_refused(error) and problem_of(error) is not Problem.TOO_LARGE
     return is_transient(error) or refused
 
 
