@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -309,10 +310,7 @@ def test_a_thread_of_two_runs_in_turns_is_in_the_right_one(lab: Lab) -> None:
     client = MlflowClient(uri)
     entities = [client.create_run("0") for _ in range(2)]
     ids = [run.info.run_id for run in entities]
-    a, b = (
-        ActiveOnThreads(mlflow.ActiveRun(run), ids.__contains__, ids.__contains__)
-        for run in entities
-    )
+    a, b = (ActiveOnThreads(mlflow.ActiveRun(run), ids.__contains__) for run in entities)
     for active, node in ((a, 1), (b, 2), (a, 3), (b, 4)):
         active.enter(node)
         current = mlflow.active_run()
@@ -326,6 +324,30 @@ def test_a_thread_of_two_runs_in_turns_is_in_the_right_one(lab: Lab) -> None:
     assert current.info.run_id == ids[1]
     b.end()
     assert mlflow.active_run() is None
+
+
+@RUNNERS
+def test_in_runs_within_the_callers_own_each_has_its_nodes_calls(
+    lab: Lab, acts: dict[str, Callable[[], object]], make_runner: Callable[[], Any]
+) -> None:
+    """A sweep in one process."""
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store}")
+    experiment = MlflowClient().create_experiment("lab")
+
+    with mlflow.start_run(experiment_id=experiment) as parent:
+        for number in range(2):
+            acts["first"] = partial(mlflow.log_param, "own", number)
+            params = {"number": number, "mlflow_parent_run_id": parent.info.run_id}
+            lab.run("acts", params=params, node_names=NO_GENERATOR, runner=make_runner())
+            current = mlflow.active_run()
+            assert current is not None
+            assert current.info.run_id == parent.info.run_id
+        mlflow.log_param("own", "parent")
+
+    runs = {run.data.params["own"]: run for run in lab.runs()}
+    assert runs["parent"].info.run_id == parent.info.run_id
+    assert [runs[number].data.metrics["act_one_metrics.score"] for number in "01"] == [0.0, 1.0]
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
 
 
 # The process

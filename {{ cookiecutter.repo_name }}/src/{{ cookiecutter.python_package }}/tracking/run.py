@@ -114,7 +114,7 @@ class TrackedRun:
             self.run, self.destination, self._delivery = run, destination, delivery
             state = process_state()
             state.begin_experiment(run.info.experiment_id)
-            self._active = ActiveOnThreads(ActiveRun(run), state.has_opened, state.uses)
+            self._active = ActiveOnThreads(ActiveRun(run), state.uses)
             self._active.take_seat()
 
     def begin_report(self, rules: Sequence[Rule]) -> None:

@@ -86,19 +86,14 @@ class ActiveOnThreads:
     the run, would undo it.
     """
 
-    def __init__(
-        self, run: ActiveRun, may_cover: Callable[[str], bool], is_used: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, run: ActiveRun, is_used: Callable[[str], bool]) -> None:
         """An active run, on no thread yet.
 
         Args:
             run: MLflow's.
-            may_cover: Whether it may be put on top of the run with this id: not on one that the
-                caller has made active.
             is_used: Whether a Kedro run uses the run with this id, and will end it.
         """
         self.run = run
-        self._may_cover = may_cover
         self._is_used = is_used
         self._seats: dict[int, Seat] = {}  # by the id of the stack, which the seat keeps alive
         self._left: list[LeftRun] = []
@@ -107,9 +102,7 @@ class ActiveOnThreads:
         """Make it the active run of this thread, whose stack is given or asked for."""
         stack = _stack() if stack is None else stack
         seat = self._seats.setdefault(id(stack), Seat(stack, list(stack)))
-        if not any(run is self.run for run in stack) and all(
-            self._may_cover(run.info.run_id) for run in stack
-        ):
+        if self.run.info.run_id not in [run.info.run_id for run in stack]:  # by the caller, say
             stack.append(self.run)
         return seat
 
