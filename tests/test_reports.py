@@ -34,6 +34,7 @@ from lab.tracking.reports.rules import Owner, Rule, by_owner, limits, parse_rule
 from lab.tracking.reports.sheet import Cell, Sheet
 from lab.tracking.reports.tally import Tally
 from lab.tracking.store.schema import versions
+from lab.tracking.store.sqlite import upgrade
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 from rich.console import Console
@@ -1262,6 +1263,30 @@ def test_an_upgrade_that_fails_leaves_the_store_as_it_was(
     with closing(sqlite3.connect(lab.store)) as database:
         assert database.execute("SELECT version_num FROM alembic_version").fetchone() == (version,)
         assert database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
+
+
+def test_an_upgrade_that_is_interrupted_leaves_the_store_and_each_copy_as_they_were(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = make_old(lab.store)
+    copy = lab.store.with_name(f"mlflow-{version}.db")
+    copy.write_bytes(b"of an upgrade that a power cut ended")
+
+    def interrupt(engine: Any) -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP TABLE runs")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow.store.db.utils._upgrade_db", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade(lab.store)
+
+    assert copy.read_bytes() == b"of an upgrade that a power cut ended"
+    for path in (lab.store, lab.store.with_name(f"mlflow-{version}-2.db")):
+        with closing(sqlite3.connect(path)) as database:
+            found = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            assert found == (version,)
+            assert database.execute("SELECT count(*) FROM runs").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(

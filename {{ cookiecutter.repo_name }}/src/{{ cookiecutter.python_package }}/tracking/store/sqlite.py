@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,14 +104,19 @@ def upgrade(path: Path) -> Path | None:
             return None
         if not schema.is_mlflows or schema.version not in versions():
             raise TrackingError(f"{path}: {mismatch(schema, '', 'nothing was changed')}.")
-        saved = path.with_name(f"{path.stem}-{schema.version}{path.suffix}")
+        # An earlier copy stays: a power cut may have left half an upgrade in the file itself.
+        names = chain([schema.version], (f"{schema.version}-{number}" for number in count(2)))
+        copies = (path.with_name(f"{path.stem}-{name}{path.suffix}") for name in names)
+        saved = next(copy for copy in copies if not copy.exists())
         _copy(path, saved)
         engine = create_engine(sqlite_uri(path))
         try:
             _upgrade_db(engine)
-        except Exception as error:
+        except BaseException as error:
             engine.dispose()
             _copy(saved, path)
+            if not isinstance(error, Exception):  # Ctrl-C
+                raise
             raise TrackingError(
                 f"{path} could not be upgraded, and is as it was: {error}"
             ) from None
