@@ -23,6 +23,8 @@ from lab.tracking.redaction import redact
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 
+PROJECT = "[tool.kedro]\npackage_name = 'p'\nproject_name = 'P'\nkedro_init_version = '1.7.0'\n"
+
 
 def test_the_run_has_the_facts_of_the_kedro_run(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/usr/bin/kedro", "run", "--params=a=b c"])
@@ -60,9 +62,11 @@ def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:
             ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
         ).stdout.strip()
 
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
     assert "mlflow.source.git.commit" not in source_tags(tmp_path)
     git("init")
-    git("commit", "--allow-empty", "-m", "first")
+    git("add", ".")
+    git("commit", "-m", "first")
     tags = source_tags(tmp_path)
     assert tags["mlflow.source.git.commit"] == git("rev-parse", "HEAD")
     assert tags["mlflow.source.git.dirty"] == "False"
@@ -70,10 +74,23 @@ def test_git_commit_and_whether_the_tree_was_dirty(tmp_path: Path) -> None:
     assert source_tags(tmp_path)["mlflow.source.git.dirty"] == "True"
 
 
+def test_a_packaged_project_has_not_the_commit_of_the_repository_around_it(
+    repository: Path,
+) -> None:
+    """Kedro takes the current folder for its project then: of an orchestrator's pipelines, say."""
+    (repository / "pyproject.toml").write_text("[project]\nname = 'operations'\n")
+
+    tags = source_tags(repository)
+
+    assert not {name for name in tags if "git" in name}
+    assert tags["mlflow.source.name"] == repository.name
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A git repository with one commit."""
-    command = "git init -q && git -c user.name=a -c user.email=a@b commit -q --allow-empty -m first"
+    """A git repository with one commit, of a Kedro project."""
+    (tmp_path / "pyproject.toml").write_text(PROJECT)
+    command = "git init -q && git add . && git -c user.name=a -c user.email=a@b commit -q -m first"
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
     return tmp_path
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
+from kedro.utils import is_kedro_project
 
 from .config import MlflowConfig
 from .names import MAX_KEY_LENGTH, MAX_PARAM_LENGTH, MAX_TAG_LENGTH, Tag, given_text
@@ -104,7 +105,9 @@ def source_tags(project_path: Path) -> dict[str, str]:
     tags = {Tag.SOURCE_NAME: project_path.name, Tag.SOURCE_TYPE: "LOCAL"}
     with suppress(Exception):  # a user without a name: another error on each system
         tags[Tag.USER] = getpass.getuser()
-    if commit := _git(project_path, "rev-parse", "HEAD"):
+    # A packaged project takes the current folder for its own, which may be another repository's.
+    is_project = is_kedro_project(project_path)
+    if is_project and (commit := _git(project_path, "rev-parse", "HEAD")):
         tags[Tag.GIT_COMMIT] = commit
         if (changes := _git(project_path, "status", "--porcelain")) is not None:
             tags[Tag.GIT_DIRTY] = str(bool(changes))
