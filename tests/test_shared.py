@@ -371,7 +371,9 @@ def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> No
     run_id = MlflowClient(uri).create_run("0").info.run_id
 
     for number in range(2):
-        destination = Destination(uri, run_id, is_external=True, may_repeat=True, part=str(number))
+        destination = Destination(
+            uri, run_id, is_external=True, may_repeat=True, attempt_id=str(number)
+        )
         dataset = MlflowMetricsDataset()
         dataset.bind(Binding("m", "m", ".", destination))
         for stamp, value in enumerate((0.5, 0.5, 0.25), number * 3):
@@ -379,6 +381,19 @@ def test_the_last_of_several_values_of_one_step_stays_the_latest(lab: Lab) -> No
 
     found = [value for _, value in all_points(lab.store, run_id)["m.a"]]
     assert found == [0.5, 0.5, 0.25] * 2, "each is new where what was there is not the newest"
+
+
+def test_a_step_reads_what_the_latest_try_of_another_has_written(lab: Lab) -> None:
+    run_id = opened(lab)
+    for score in (0.75, 0.5):
+        params = {"mlflow_run_id": run_id, "number": score}
+        lab.run("acts", params=params, node_names=["first_act"])
+    assert len(all_points(lab.store, run_id)["act_one_metrics.score"]) == 2
+    uri = f"sqlite:///{lab.store}"
+    dataset = MlflowMetricsDataset()
+    destination = Destination(uri, run_id, is_external=True, may_repeat=True)
+    dataset.bind(Binding("act_one_metrics", "act_one_metrics", ".", destination))
+    assert dataset.load() == {"score": {"value": 0.5, "step": 0}}
 
 
 @pytest.mark.slow

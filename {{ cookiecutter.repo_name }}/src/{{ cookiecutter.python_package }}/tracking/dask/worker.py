@@ -111,11 +111,11 @@ def _taking_part(task: Task, package: str, share: Share | None) -> Iterator[None
         register(package, share.secrets)
         register("environment", Secrets(secrets_of_environment()))
         _activate(share.run, undo)
-        part = uuid.uuid4().hex
+        attempt_id = uuid.uuid4().hex
         for name in task.node.outputs:
             dataset = task.catalog.get(name)
             if isinstance(dataset, MlflowMetricsDataset) and dataset.binding:
-                _open(dataset, dataset.binding, share, part, undo)
+                _open(dataset, dataset.binding, share, attempt_id, undo)
         yield
 
 
@@ -133,7 +133,7 @@ def _activate(info: Mapping[str, Any] | None, undo: ExitStack) -> None:
 
 
 def _open(
-    dataset: MlflowMetricsDataset, binding: Binding, share: Share, part: str, undo: ExitStack
+    dataset: MlflowMetricsDataset, binding: Binding, share: Share, attempt_id: str, undo: ExitStack
 ) -> None:
     """Gather small saves of a dataset until the node has ended.
 
@@ -144,7 +144,7 @@ def _open(
 
     if binding.destination is None:
         return
-    destination = replace(binding.destination, may_repeat=True, part=part)
+    destination = replace(binding.destination, may_repeat=True, attempt_id=attempt_id)
     dataset.bind(replace(binding, destination=destination))
     delivery = delivery_to(destination).open()
     undo.callback(delivery.close)

@@ -41,7 +41,7 @@ class Destination:
     outbox: Outbox | None = None
     is_external: bool = False  # the run was there before, and its end is left to who opened it
     may_repeat: bool = False  # an earlier try may have written to it; its points are left out
-    part: str = ""  # of what is written: one try of one node on a cluster, which has its own steps
+    attempt_id: str = ""  # of a node that a cluster may execute again; each counts its own steps
 
 
 class Route:

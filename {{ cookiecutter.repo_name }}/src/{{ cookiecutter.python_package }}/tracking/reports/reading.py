@@ -157,8 +157,19 @@ def points_of(binding: Binding) -> tuple[str, History]:
         own = filter(binding.has, found)
         keys = [key for key in own if (bare := key.removeprefix(best)) == key or bare not in found]
         if keys:
-            return run_id, {key: sorted(found[key], key=lambda point: point[1]) for key in keys}
+            may_repeat = delivery.destination.may_repeat
+            return run_id, {key: _in_step_order(found[key], may_repeat) for key in keys}
     return run_id, {}
+
+
+def _in_step_order(
+    points: list[tuple[int, int, float]], may_repeat: bool
+) -> list[tuple[int, int, float]]:
+    """Points by step; where an earlier try may have written some of them, the latest of each."""
+    if may_repeat:
+        latest = {step: timestamp for timestamp, step, _ in sorted(points)}
+        points = [point for point in points if point[0] == latest[point[1]]]
+    return sorted(points, key=lambda point: point[1])
 
 
 def exists(binding: Binding) -> bool:
