@@ -135,6 +135,33 @@ def test_after_ctrl_c_the_next_run_of_a_notebook_is_one_of_its_own(
     assert len({run.info.experiment_id for run in runs_in(prod)}) == 1
 
 
+@pytest.mark.slow
+def test_after_the_stop_button_the_next_cell_is_in_no_run(
+    make_project: Callable[..., Project],
+    open_notebook: Callable[[Path], Notebook],
+    tmp_path: Path,
+) -> None:
+    """In the store that the environment names, which is the project's."""
+    project = make_project("ends")
+    team = tmp_path / "team.db"
+    waiting = tmp_path / "waiting"
+    notebook = open_notebook(project.path)
+    notebook.run(f"%env MLFLOW_TRACKING_URI=sqlite:///{team}")
+    notebook.run("%load_ext kedro.ipython")
+    notebook.run(f"%reload_kedro --params=end=wait:{waiting}")
+    notebook.interrupt(RUN, waiting.exists)
+
+    notebook.run("import mlflow\nwith mlflow.start_run(): catalog.save('any_metrics', {'a': 1})")
+
+    assert statuses(team) == ["KILLED", "FINISHED"]
+    interrupted, by_hand = runs_in(team)
+    assert points_in(team, interrupted) == BEFORE
+    assert points_in(team, by_hand) == {"any_metrics.a": [(0, 1.0)]}
+    assert by_hand.info.experiment_id == interrupted.info.experiment_id
+    assert "'value': 1.0" in notebook.run("print(catalog.load('any_metrics'))")
+    assert project.runs() == []
+
+
 CELL = """
 import mlflow
 with mlflow.start_run(run_name="by hand"):

@@ -293,6 +293,19 @@ def test_the_last_run_is_the_run_itself_with_what_it_has_just_saved(lab: Lab) ->
     assert only(lab, -1)["best.chain_metrics.loss"] == [(0, 0.4)]
 
 
+def test_the_callers_run_is_the_same_by_a_relative_path(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a script in the project's folder writes it: ``sqlite:///mlflow.db``."""
+    lab.add("base/catalog.yml", READERS)
+    experiment = MlflowClient(f"sqlite:///{lab.store}").create_experiment("lab")
+    monkeypatch.chdir(lab.store.parent)
+    mlflow.set_tracking_uri(f"sqlite:///{lab.store.name}")
+
+    with mlflow.start_run(experiment_id=experiment):
+        assert save_and_read(lab, 0.5, "last_metrics") == 0.5
+
+
 def test_the_run_before_a_run_within_another_is_not_the_one_before_that(lab: Lab) -> None:
     lab.add("base/catalog.yml", READERS)
     save_and_read(lab, 0.5, "last_metrics")

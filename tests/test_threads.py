@@ -211,12 +211,13 @@ class Slow(dict[str, str]):
 
 def test_two_threads_that_point_mlflow_at_a_store_leave_one_default() -> None:
     """As a service does that makes a context for each request."""
-    state, uri, first = ProcessState(), "sqlite:///some.db", Slow(SECRET_A="a")
+    state, uri, first = ProcessState(), "sqlite:////nowhere/some.db", Slow(SECRET_A="a")
     first.other = threading.Thread(
         target=state.set_default_store, args=(uri, {"SECRET_B": "b"}, lambda: "0")
     )
     providers = default_experiments._default_experiment_provider_registry._registry
     before = [*providers]
+    forget_store()
     try:
         state.set_default_store(uri, first, lambda: "0")
         first.other.join()

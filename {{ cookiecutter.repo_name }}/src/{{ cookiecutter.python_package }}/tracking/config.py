@@ -27,7 +27,7 @@ from .redaction import (
     secrets_of_environment,
     without_credentials,
 )
-from .scanning.uris import SQLITE, decoded, sqlite_uri, uri_problem
+from .scanning.uris import SQLITE, absolute, uri_problem
 
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 MOST_ENTRIES = 10  # of credentials.yml that an error lists
@@ -165,7 +165,8 @@ def load_config(loader: AbstractConfigLoader, project_path: Path) -> MlflowConfi
     words = given.get("secrets", SECRET_WORDS)
     secret = [*secrets_of_environment(SECRET_VARIABLES), *secrets_of(uri)]
     return MlflowConfig(
-        tracking_uri=_absolute(uri, project_path),
+        # An SQLite file is looked for from the project, wherever ``kedro run`` was typed.
+        tracking_uri=absolute(uri, project_path),
         experiment=experiment or project.PACKAGE_NAME or project_path.name,
         project_path=project_path,
         env=_env(loader) or getattr(loader, "base_env", "") or "base",
@@ -229,14 +230,6 @@ def _credentials(
             f" {source}/{_env(loader)}/mlflow.yml."
         )
     return {str(variable): str(value) for variable, value in chosen.items()}
-
-
-def _absolute(uri: str, project_path: Path) -> str:
-    """An SQLite file is looked for from the project, wherever ``kedro run`` was typed."""
-    if not uri.startswith(SQLITE):
-        return uri
-    path, *query = uri.removeprefix(SQLITE).partition("?")
-    return sqlite_uri(project_path / decoded(path)) + "".join(query)
 
 
 def _file_with(loader: AbstractConfigLoader, key: Any) -> str:

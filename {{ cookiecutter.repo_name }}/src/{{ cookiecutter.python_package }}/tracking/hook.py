@@ -1,9 +1,9 @@
 """``MlflowPipelineHook``: which Kedro event does what.
 
-The first of these closes the MLflow run: ``after_pipeline_run`` (FINISHED), ``on_pipeline_error``
+What comes first closes the MLflow run: ``after_pipeline_run`` (FINISHED), ``on_pipeline_error``
 (FAILED) or, as KILLED, SIGTERM, SIGHUP and SIGQUIT (``process/termination.py``). Of Ctrl-C Kedro
 tells no hook: then it is the end of the catalog (``_close_collected``) or of the process, the next
-Kedro run or ``%reload_kedro`` (``process/state.py``), whichever comes first.
+Kedro run, the next cell of a notebook or ``%reload_kedro`` (``process/state.py``).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class MlflowPipelineHook:
         # Another thread may be importing IPython just now.
         shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
         if shell and (config := current_config()):
-            _set_notebook(config)
+            _set_notebook(config, shell)
         return result
 
     @hook_impl(wrapper=True)
@@ -115,7 +115,7 @@ class MlflowPipelineHook:
     def after_pipeline_run(self, catalog: DataCatalog) -> Generator[None, Any, Any]:
         """Close the run, after the other hooks: FAILED if one of them fails."""
         try:
-            _end_of_log(catalog)
+            _stop_saving_once(catalog)
             result = yield
         except BaseException as error:
             _fail(catalog, error)
@@ -130,7 +130,7 @@ class MlflowPipelineHook:
     ) -> Generator[None, Any, Any]:
         """Close the run as FAILED, after the other hooks."""
         try:
-            _end_of_log(catalog)
+            _stop_saving_once(catalog)
             return (yield)
         finally:
             _fail(catalog, error)
@@ -167,16 +167,13 @@ class MlflowPipelineHook:
         inputs = datasets.keys() & pipeline.inputs()
         # Kedro 1.7 asks each output whether it exists, after this event.
         missing_only = run_params.get("only_missing_outputs")
-        read = {
-            name: each
-            for name, each in datasets.items()
-            if not each.reads_run and (missing_only or name in inputs)
-        }
+        wanted = [name for name in datasets if missing_only or name in inputs]
+        read = {name: datasets[name] for name in wanted if not datasets[name].reads_run}
         bind_sources(run, read, bindings, inputs)
         run.begin_report(_rules_of(datasets, bindings))
 
 
-def _set_notebook(config: MlflowConfig) -> None:
+def _set_notebook(config: MlflowConfig, shell: Any) -> None:
     """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
     if find_spec("mlflow") is None:  # who needs it is told so
         return
@@ -189,6 +186,7 @@ def _set_notebook(config: MlflowConfig) -> None:
         logger.warning("MLflow gets no credentials: %s", error.message)
         credentials = {}
     find = partial(find_experiment, config)
+    process_state().watch_cells(shell)
     process_state().set_default_store(config.tracking_uri, credentials, find)
 
 
@@ -222,7 +220,7 @@ def _rules_of(
     )
 
 
-def _end_of_log(catalog: DataCatalog) -> None:
+def _stop_saving_once(catalog: DataCatalog) -> None:
     from .reports.saving_once import SavingOnce
 
     SavingOnce(id(catalog)).end()

@@ -9,7 +9,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
+
+from ..scanning.uris import absolute
 
 STORE = "MLFLOW_TRACKING_URI"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
@@ -140,6 +143,11 @@ def store_in_use() -> str | None:
     return mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
 
 
+def _absolute_store_in_use() -> str | None:
+    uri = store_in_use()
+    return uri and absolute(uri, Path.cwd())
+
+
 class DefaultExperiment:
     """Tells MLflow the experiment of runs in a store for which the user has named none.
 
@@ -185,7 +193,8 @@ class DefaultStore:
         if before:
             before.unregister()
         self._undo.close()
-        if store_in_use() in (None, before and before.tracking_uri):
+        own = {None, tracking_uri, before and before.tracking_uri}  # one, by the environment
+        if _absolute_store_in_use() in own:
             values = {name: os.environ.get(name) for name in credentials}
             self._undo.callback(set_environment, values)
             set_environment(credentials)
@@ -201,4 +210,4 @@ def active_run() -> tuple[str, str] | None:
     import mlflow  # waits where another thread is still importing it
 
     run = mlflow.active_run()
-    return (mlflow.get_tracking_uri(), run.info.run_id) if run else None
+    return (absolute(mlflow.get_tracking_uri(), Path.cwd()), run.info.run_id) if run else None

@@ -77,9 +77,7 @@ class ProcessState:
 
     def kill_interrupted_runs(self) -> None:
         """Close as KILLED the runs, also of other projects, whose session is executed no more."""
-        for run in _all_open_runs():
-            if run.is_interrupted():
-                run.close_quietly()
+        _close_interrupted()
 
     def begin_tracking(
         self, tracking_uri: str, credentials: Mapping[str, str], user: object = None
@@ -143,6 +141,13 @@ class ProcessState:
         with self._lock:  # a service may make contexts on several threads
             if not _all_open_runs():
                 _keeper().default_store.set(tracking_uri, credentials, find_experiment)
+
+    def watch_cells(self, shell: Any) -> None:
+        """Close interrupted runs before each cell of IPython: its stop button tells no hook."""
+        keeper = _keeper()
+        if keeper.shell is not shell:
+            keeper.shell = shell
+            shell.events.register("pre_run_cell", lambda *_: _close_interrupted())
 
     def shut_down(self) -> None:
         """Close what is open and undo what was set: another state takes over."""
@@ -211,6 +216,7 @@ def _keeper() -> Any:
     if keeper is None:
         new: Any = ModuleType(_STATE_MODULE)
         new.states, new.default_store = {}, mlflow_globals.DefaultStore()
+        new.shell = None  # IPython's, whose cells are watched
         keeper = sys.modules.setdefault(_STATE_MODULE, new)
         if keeper is new and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_abandon, new))
@@ -224,6 +230,12 @@ def _states() -> dict[type, ProcessState]:
 
 def _all_open_runs() -> list[Any]:
     return [run for state in list(_states().values()) for run in list(state.open_runs)]
+
+
+def _close_interrupted() -> None:
+    for run in _all_open_runs():
+        if run.is_interrupted():
+            run.close_quietly()
 
 
 def _abandon(keeper: Any) -> None:

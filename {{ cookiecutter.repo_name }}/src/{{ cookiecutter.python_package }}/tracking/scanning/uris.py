@@ -47,6 +47,14 @@ def sqlite_uri(path: Path) -> str:
     return SQLITE + text
 
 
+def absolute(uri: str, folder: Path) -> str:
+    """The URI, with the path of an SQLite file taken from a folder."""
+    if not uri.startswith(SQLITE):
+        return uri
+    path, *query = uri.removeprefix(SQLITE).partition("?")
+    return sqlite_uri(folder / decoded(path)) + "".join(query)
+
+
 def decoded(path: str) -> str:
     """The path in an SQLite URI, as SQLAlchemy reads it."""
     return unquote(path) if "%" in path and _decodes_percent() else path
