@@ -8,12 +8,13 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -428,6 +429,17 @@ def forget_store() -> None:
     """
     mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def waiting_in(outbox: Path) -> list[tuple[str, str]]:
+    """The requests that wait, the oldest first: for which run, and what."""
+    query = "SELECT run_id, request FROM kedro_waiting_requests ORDER BY id"
+    with closing(sqlite3.connect(outbox, timeout=30)) as database:
+        try:
+            return database.execute(query).fetchall()
+        except sqlite3.OperationalError as error:
+            assert "no such table" in str(error)  # the file is there for a moment without it
+            return []
 
 
 def metrics(lab: Lab, *arguments: str) -> Result:

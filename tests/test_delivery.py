@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from faults import Server
-from helpers import Lab, points_in, wait_until
+from helpers import Lab, points_in, wait_until, waiting_in
 from kedro.io import DatasetError
 from lab.tracking.delivery import route as routes
 from lab.tracking.delivery.delivery import Delivery, delivery_to
@@ -26,7 +26,7 @@ from lab.tracking.store.errors import StoreUnavailableError, TrackingError
 from lab.tracking.store.mlflow_store import MlflowStore
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from test_outages import count, meanwhile, waiting_in
+from test_outages import count, meanwhile
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from helpers import (
     points_in,
     runs_in,
     wait_until,
+    waiting_in,
 )
 from kedro.io import DatasetError
 from kedro.runner import ParallelRunner
@@ -77,17 +78,6 @@ def stamps_in(store: Path, run: Run) -> dict[str, list[tuple[int, int, float]]]:
         )
         for key in run.data.metrics
     }
-
-
-def waiting_in(outbox: Path) -> list[tuple[str, str]]:
-    """The requests that wait, the oldest first: for which run, and what."""
-    query = "SELECT run_id, request FROM kedro_waiting_requests ORDER BY id"
-    with closing(sqlite3.connect(outbox, timeout=30)) as database:
-        try:
-            return database.execute(query).fetchall()
-        except sqlite3.OperationalError as error:
-            assert "no such table" in str(error)  # the file is there for a moment without it
-            return []
 
 
 def count(store: Path) -> int:
