@@ -36,6 +36,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DatasetError
 from lab.tracking.config import _RULES, ConfigError, MlflowConfig, current_config
 from lab.tracking.process.mlflow_globals import LentVariables
+from lab.tracking.scanning.uris import absolute
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,6 +49,22 @@ def refused(lab: Lab, **params: Any) -> str:
     message = caught.value.format_message()
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("sqlite:///mlflow.db", "sqlite:////project/mlflow.db"),
+        ("sqlite:///a/b.db?timeout=5", "sqlite:////project/a/b.db?timeout=5"),
+        ("sqlite:////elsewhere/mlflow.db", "sqlite:////elsewhere/mlflow.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file::memory:?uri=true", "sqlite:///file::memory:?uri=true"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_only_an_sqlite_file_is_taken_from_a_folder(uri: str, expected: str) -> None:
+    assert absolute(uri, Path("/project")) == expected
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,13 @@ def test_after_the_stop_button_the_next_cell_is_in_no_run(
     assert "'value': 1.0" in notebook.run("print(catalog.load('any_metrics'))")
     assert project.runs() == []
 
+    look = "KedroSession.create(project_path=context.project_path, env='prod').load_context()"
+    project.write("conf/prod/mlflow.yml", "tracking_uri: sqlite:///prod.db\n")
+    notebook.run(f"from kedro.framework.session import KedroSession\nprod = {look}.catalog")
+    notebook.run("with mlflow.start_run(): catalog.save('any_metrics', {'a': 2})")
+    assert points_in(team, runs_in(team)[-1]) == {"any_metrics.a": [(0, 2.0)]}
+    assert not (project.path / "prod.db").exists()
+
 
 CELL = """
 import mlflow

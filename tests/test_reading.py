@@ -6,13 +6,15 @@ import re
 import sqlite3
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 from faults import Server
-from helpers import KEDRO, Lab, Project, points_in
+from helpers import KEDRO, Lab, Project, points_in, runs_in
+from kedro.framework.session import KedroSession
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
@@ -315,6 +317,39 @@ def test_the_run_before_a_run_within_another_is_not_the_one_before_that(lab: Lab
 
     assert save_and_read(lab, 0.4, "last_metrics", **within) == 0.4
     assert save_and_read(lab, 0.3, "before_metrics", **within) == 0.5
+
+
+def test_a_catalog_is_of_its_own_context_whatever_is_made_later_and_on_any_thread(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """A look at another environment; an endpoint of a service, a page of Streamlit."""
+    stores = {"prod": tmp_path / "prod.db", "local": lab.store}
+    (lab.conf / "prod").mkdir()
+    catalogs = {}
+    for env, score in (("prod", 0.25), ("local", 0.5)):
+        uri = f"sqlite:///{stores[env]}"
+        (lab.conf / env / "mlflow.yml").write_text(f"tracking_uri: {uri}\nseparator: /\n")
+        client = MlflowClient(uri)
+        run = client.create_run(client.create_experiment("lab"))
+        client.log_metric(run.info.run_id, "any_metrics/score", score)
+        client.set_terminated(run.info.run_id)
+        session = KedroSession.create(project_path=lab.path, conf_source=str(lab.conf), env=env)
+        catalogs[env] = session.load_context().catalog
+
+    def scores() -> dict[str, float]:
+        return {env: each.load("any_metrics")["score"]["value"] for env, each in catalogs.items()}
+
+    assert scores() == {"prod": 0.25, "local": 0.5}
+    with ThreadPoolExecutor(1) as others:
+        assert others.submit(scores).result() == {"prod": 0.25, "local": 0.5}
+
+        def save() -> None:
+            mlflow.set_tracking_uri(f"sqlite:///{stores['prod']}")
+            with mlflow.start_run():
+                catalogs["prod"].save("any_metrics", {"score": 0.125})
+
+        others.submit(save).result()
+    assert "any_metrics/score" in runs_in(stores["prod"])[-1].data.metrics
 
 
 def test_outside_of_a_project_no_run_is_found_by_its_name(lab: Lab) -> None:

@@ -21,7 +21,13 @@ from lab.tracking.names import Tag
 from lab.tracking.points import Points
 from lab.tracking.process import mlflow_globals
 from lab.tracking.process.active_runs import is_executed
-from lab.tracking.process.mlflow_globals import RUN_ID, STORE, _set_for_run, user_environment
+from lab.tracking.process.mlflow_globals import (
+    RUN_ID,
+    STORE,
+    Default,
+    _set_for_run,
+    user_environment,
+)
 from lab.tracking.process.state import ProcessState
 from lab.tracking.process.termination import TerminationWatch
 from lab.tracking.reports.live import LiveLines, _Watched
@@ -213,19 +219,19 @@ def test_two_threads_that_point_mlflow_at_a_store_leave_one_default() -> None:
     """As a service does that makes a context for each request."""
     state, uri, first = ProcessState(), "sqlite:////nowhere/some.db", Slow(SECRET_A="a")
     first.other = threading.Thread(
-        target=state.set_default_store, args=(uri, {"SECRET_B": "b"}, lambda: "0")
+        target=state.set_default_store, args=(Default(uri, {"SECRET_B": "b"}, lambda: "0"),)
     )
     providers = default_experiments._default_experiment_provider_registry._registry
     before = [*providers]
     forget_store()
     try:
-        state.set_default_store(uri, first, lambda: "0")
+        state.set_default_store(Default(uri, first, lambda: "0"))
         first.other.join()
 
         assert len(providers) == len(before) + 1
         assert "SECRET_A" not in os.environ  # the second has replaced the first
         assert os.environ["SECRET_B"] == "b"
-        state.set_default_store(uri, {}, lambda: "0")
+        state.set_default_store(Default(uri, {}, lambda: "0"))
         assert "SECRET_B" not in os.environ
     finally:
         providers[:] = before

@@ -115,13 +115,14 @@ _RULES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def register_context(loader: AbstractConfigLoader, project_path: Path) -> None:
-    """Take note of a Kedro context that was created on this thread.
+def register_context(
+    loader: AbstractConfigLoader, project_path: Path
+) -> Callable[[], MlflowConfig]:
+    """Take note of a Kedro context that was created on this thread; returns what reads its files.
 
     Kedro gives its hooks the configuration with the context, and the pipeline later, without it.
-    A context and its runs share a thread, and a process may have several of both.
     """
-    from .process.state import process_state  # imported late: not every Kedro command needs it
+    from .process import contexts  # imported late: not every Kedro command needs it
 
     @cache  # read and checked once, and not before it is needed
     def load() -> MlflowConfig:
@@ -129,14 +130,15 @@ def register_context(loader: AbstractConfigLoader, project_path: Path) -> None:
         register(project_path, config.redactor)
         return config
 
-    process_state().thread.load_config = load
+    contexts.register_context(load)
+    return load
 
 
 def current_config() -> MlflowConfig | None:
-    """The configuration of the context that was created last on this thread, if any was."""
-    from .process.state import process_state
+    """The configuration of the context whose catalog is used here, else of this thread's last."""
+    from .process.contexts import current_context
 
-    load = getattr(process_state().thread, "load_config", None)
+    load = current_context()
     return load() if load else None
 
 

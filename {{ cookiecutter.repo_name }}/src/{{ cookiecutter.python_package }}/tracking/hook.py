@@ -13,14 +13,12 @@ import sys
 import threading
 import weakref
 from collections.abc import Generator, Mapping
-from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
 from .binding.datasets import bind, bind_sources, metrics_datasets
-from .config import ConfigError, MlflowConfig, current_config, register_context
+from .config import MlflowConfig, current_config, register_context
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -33,8 +31,6 @@ if TYPE_CHECKING:
     from .delivery.binding import Binding
     from .reports.rules import Rule
     from .run import TrackedRun
-
-logger = logging.getLogger(__name__)
 
 
 class MlflowPipelineHook:
@@ -57,12 +53,20 @@ class MlflowPipelineHook:
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
         """Take note of the configuration."""
         result = yield
-        register_context(context.config_loader, context.project_path)
+        load_config = register_context(context.config_loader, context.project_path)
         # Another thread may be importing IPython just now.
-        shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-        if shell and (config := current_config()):
-            _set_notebook(config, shell)
+        if shell := getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)():
+            from .binding.notebook import set_notebook
+
+            set_notebook(load_config(), shell)
         return result
+
+    @hook_impl
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
+        """Take note of whose it is: it may be used after another context, and on any thread."""
+        from .process.contexts import register_catalog
+
+        register_catalog(catalog)
 
     @hook_impl(wrapper=True)
     def before_pipeline_run(
@@ -171,23 +175,6 @@ class MlflowPipelineHook:
         read = {name: datasets[name] for name in wanted if not datasets[name].reads_run}
         bind_sources(run, read, bindings, inputs)
         run.begin_report(_rules_of(datasets, bindings))
-
-
-def _set_notebook(config: MlflowConfig, shell: Any) -> None:
-    """Point MLflow's own functions at the project's store, for ``mlflow.start_run()`` in a cell."""
-    if find_spec("mlflow") is None:  # who needs it is told so
-        return
-    from .delivery.opening import find_experiment
-    from .process.state import process_state
-
-    try:
-        credentials = config.credentials
-    except ConfigError as error:  # a notebook that reads data needs none
-        logger.warning("MLflow gets no credentials: %s", error.message)
-        credentials = {}
-    find = partial(find_experiment, config)
-    process_state().watch_cells(shell)
-    process_state().set_default_store(config.tracking_uri, credentials, find)
 
 
 def _bind_named(

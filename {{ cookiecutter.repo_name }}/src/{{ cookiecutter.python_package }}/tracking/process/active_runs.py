@@ -26,7 +26,7 @@ def kedro_objects(frame: FrameType | None) -> Iterator[int]:
     on threads on which it calls no hook (kedro/runner/task.py, 1.0 to 1.7); but it has the catalog
     in the frames below: as ``catalog`` in session, runner and task, as ``self`` in the catalog.
     """
-    return _kedro_objects(_with_callers(frame))
+    return _kedro_objects(with_callers(frame))
 
 
 def _kedro_objects(frames: Iterable[FrameType]) -> Iterator[int]:
@@ -36,7 +36,8 @@ def _kedro_objects(frames: Iterable[FrameType]) -> Iterator[int]:
             yield from (id(names[name]) for name in ("catalog", "self") if name in names)
 
 
-def _with_callers(frame: FrameType | None) -> Iterator[FrameType]:
+def with_callers(frame: FrameType | None) -> Iterator[FrameType]:
+    """A frame, and those that have called it."""
     while frame:
         yield frame
         frame = frame.f_back
@@ -53,7 +54,7 @@ def is_executed(catalog_id: int | None, thread: threading.Thread) -> bool:
     for _ in range(_MOST_LOOKS):
         if thread.ident not in (innermost := sys._current_frames()):
             return thread.is_alive()  # its frames are not to be had: a greenlet
-        frames = [*_with_callers(innermost[thread.ident])]
+        frames = [*with_callers(innermost[thread.ident])]
         if catalog_id in [*_kedro_objects(frames)]:
             return True
         if not frames[-1].f_code.co_flags & _SUSPENDABLE:

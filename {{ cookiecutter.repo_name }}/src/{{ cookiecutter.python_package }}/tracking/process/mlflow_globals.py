@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -178,29 +179,51 @@ class DefaultExperiment:
         return registry._default_experiment_provider_registry
 
 
+@dataclass(frozen=True)
+class Default:
+    """What MLflow's own functions use while no Kedro run is open: ``start_run()`` in a cell.
+
+    Attributes:
+        find_experiment: Finds the id of the experiment, when it is needed.
+        is_notebooks: Whether it is of the context that Kedro has made for a notebook.
+    """
+
+    tracking_uri: str = field(repr=False)
+    credentials: Mapping[str, str] = field(repr=False)
+    find_experiment: Callable[[], str]
+    is_notebooks: bool = False
+
+
 class DefaultStore:
-    """The store of MLflow's own functions while no Kedro run is open: ``start_run()`` in a cell."""
+    """Sets a default, and undoes it for the next one."""
 
     def __init__(self) -> None:
+        self._default: Default | None = None
         self._experiment: DefaultExperiment | None = None
         self._undo = ExitStack()
 
-    def set(
-        self, tracking_uri: str, credentials: Mapping[str, str], find_experiment: Callable[[], str]
-    ) -> None:
-        """Take this one, unless the user has pointed MLflow's functions at another."""
-        before, self._experiment = self._experiment, None
-        if before:
-            before.unregister()
+    def set(self, default: Default) -> None:
+        """Use this one, unless the user has pointed MLflow's functions at another store.
+
+        That of a notebook's context stays until Kedro makes the next one: whatever cells make.
+        """
+        before = self._default
+        if before and before.is_notebooks and not default.is_notebooks:
+            return
+        if self._experiment:
+            self._experiment.unregister()
+        self._default = self._experiment = None
         self._undo.close()
-        own = {None, tracking_uri, before and before.tracking_uri}  # one, by the environment
+        # The user's choice may be the project's: by the environment.
+        own = {None, default.tracking_uri, before and before.tracking_uri}
         if _absolute_store_in_use() in own:
-            values = {name: os.environ.get(name) for name in credentials}
+            values = {name: os.environ.get(name) for name in default.credentials}
             self._undo.callback(set_environment, values)
-            set_environment(credentials)
-            use_store(tracking_uri)
-            self._experiment = DefaultExperiment(tracking_uri, find_experiment)
+            set_environment(default.credentials)
+            use_store(default.tracking_uri)
+            self._experiment = DefaultExperiment(default.tracking_uri, default.find_experiment)
             self._experiment.register()
+            self._default = default
 
 
 def active_run() -> tuple[str, str] | None:

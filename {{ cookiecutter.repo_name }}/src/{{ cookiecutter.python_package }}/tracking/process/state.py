@@ -32,7 +32,8 @@ class ProcessState:
         self.runs_with_workers: set[str] = set()  # process.membership, dask.runner: ids
         self.membership: Any = None  # process.membership: Membership, in a worker process
         self.active_in_worker: Any = None  # MLflow's ActiveRun of it
-        self.thread = threading.local()  # config.py: the configuration of the thread's context
+        self.thread = threading.local()  # contexts.py: the configuration of the thread's context
+        self.configs: dict[int, Callable[[], Any]] = {}  # contexts.py: by catalog's id
         self.environment = mlflow_globals.LentVariables()
         self.termination = TerminationWatch()
         self.gc_paused_by: set[int] = set()  # ids of threads
@@ -129,18 +130,12 @@ class ProcessState:
                 self._experiment_id = ""
                 self._undo.close()
 
-    def set_default_store(
-        self, tracking_uri: str, credentials: Mapping[str, str], find_experiment: Callable[[], str]
-    ) -> None:
-        """Point MLflow's own functions at a store, unless the user has pointed them at another.
-
-        Runs in it belong to the experiment that is found when it is needed. During a Kedro run
-        all stays as the run has set it.
-        """
+    def set_default_store(self, default: mlflow_globals.Default) -> None:
+        """Point MLflow's own functions at a store (``DefaultStore``), unless a run is open."""
         self.kill_interrupted_runs()  # what they have set is not the user's choice
         with self._lock:  # a service may make contexts on several threads
             if not _all_open_runs():
-                _keeper().default_store.set(tracking_uri, credentials, find_experiment)
+                _keeper().default_store.set(default)
 
     def watch_cells(self, shell: Any) -> None:
         """Close interrupted runs before each cell of IPython: its stop button tells no hook."""

@@ -49,9 +49,9 @@ def sqlite_uri(path: Path) -> str:
 
 def absolute(uri: str, folder: Path) -> str:
     """The URI, with the path of an SQLite file taken from a folder."""
-    if not uri.startswith(SQLITE):
-        return uri
     path, *query = uri.removeprefix(SQLITE).partition("?")
+    if not uri.startswith(SQLITE) or path.startswith((":memory:", "file:")):
+        return uri
     return sqlite_uri(folder / decoded(path)) + "".join(query)
 
 
