@@ -168,6 +168,11 @@ def test_after_the_stop_button_the_next_cell_is_in_no_run(
     assert points_in(team, runs_in(team)[-1]) == {"any_metrics.a": [(0, 2.0)]}
     assert not (project.path / "prod.db").exists()
 
+    notebook.run("before = catalog\n%reload_kedro --env=prod --params=end=well")
+    notebook.run("session.run(pipeline_names=['ends'])")
+    assert "'value': 2.0" in notebook.run("print(before.load('any_metrics'))")
+    assert len(runs_in(project.path / "prod.db")) == 1
+
 
 CELL = """
 import mlflow

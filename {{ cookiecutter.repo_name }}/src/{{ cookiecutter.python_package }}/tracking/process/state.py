@@ -33,7 +33,7 @@ class ProcessState:
         self.membership: Any = None  # process.membership: Membership, in a worker process
         self.active_in_worker: Any = None  # MLflow's ActiveRun of it
         self.thread = threading.local()  # contexts.py: the configuration of the thread's context
-        self.configs: dict[int, Callable[[], Any]] = {}  # contexts.py: by catalog's id
+        self.configs: dict[int, Any] = _keeper().configs  # contexts.py: what reads them, by catalog
         self.environment = mlflow_globals.LentVariables()
         self.termination = TerminationWatch()
         self.gc_paused_by: set[int] = set()  # ids of threads
@@ -212,6 +212,7 @@ def _keeper() -> Any:
         new: Any = ModuleType(_STATE_MODULE)
         new.states, new.default_store = {}, mlflow_globals.DefaultStore()
         new.shell = None  # IPython's, whose cells are watched
+        new.configs = {}  # of catalogs that live on, too, when the modules are reloaded
         keeper = sys.modules.setdefault(_STATE_MODULE, new)
         if keeper is new and hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=partial(_abandon, new))
