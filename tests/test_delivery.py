@@ -6,20 +6,21 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Server
+from faults import Server, outage_after
 from helpers import Lab, points_in, wait_until, waiting_in
 from kedro.io import DatasetError
 from lab.tracking.delivery import route as routes
 from lab.tracking.delivery.delivery import Delivery, delivery_to
 from lab.tracking.delivery.outbox import Outbox, Request, RunEnd
-from lab.tracking.delivery.route import Destination, Route
+from lab.tracking.delivery.route import Destination, Route, send
 from lab.tracking.points import Point, by_key, parse
 from lab.tracking.process.state import process_state
 from lab.tracking.store.errors import StoreUnavailableError, TrackingError
@@ -215,6 +216,53 @@ def test_who_ends_a_run_does_not_wait_for_its_parameters(
     assert '"KILLED"' in waiting_in(outbox.path)[0][1]
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, the store takes longer for a request than its confirmation is awaited."""
+    monkeypatch.setattr(routes, "CONFIRM_SECONDS", 0.02)
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.1)
+        send(*arguments)
+
+    return lambda: monkeypatch.setattr(routes, "send", slowly)
+
+
+def test_who_is_told_to_end_waits_for_a_store_that_is_slow(
+    destination: Destination, slow: Callable[[], None]
+) -> None:
+    """As an SQLite file is on a busy machine, and a server that is far away."""
+    route = Route(destination)
+    route.write(point(0))
+    slow()
+    route.write(point(1))
+    route.write(point(2))
+
+    route.end(end("KILLED"), hasty=True)
+
+    assert status_of(destination) == "KILLED"
+    assert waiting_in(outbox_of(destination).path) == []
+
+
+def test_who_is_told_to_end_waits_for_seconds_however_much_waits(
+    destination: Destination, slow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routes, "HASTY_SECONDS", 0.5)
+    route = Route(destination)
+    route.write(point(0))
+    slow()
+    for number in range(20):  # each is a request
+        outbox_of(destination).add(destination.run_id, Request(params={f"a{number}": "1"}))
+    route.write(point(1))
+
+    route.end(end("KILLED"), hasty=True)
+
+    assert '"KILLED"' in waiting_in(outbox_of(destination).path)[-1][1]
+    assert status_of(destination) == "RUNNING"
+    route.end(None, hasty=False)
+    assert status_of(destination) == "KILLED"
+
+
 # No thread can be started
 
 
@@ -290,6 +338,59 @@ def test_a_hung_store_is_asked_for_seconds_where_no_thread_can_be_started(
     assert len(waiting_in(outbox.path)) == 2
 
 
+# The store can be read, and not written: its disk is full, a permission has been withdrawn
+
+
+@pytest.fixture
+def locked(destination: Destination) -> Iterator[sqlite3.Connection]:
+    """The store, in a transaction that another process does not end; readers see it as it was."""
+    path = destination.tracking_uri.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as database:
+        yield database
+
+
+@pytest.mark.slow  # MLflow has SQLite wait 20 s for a lock
+def test_a_store_that_can_be_read_does_not_answer_who_writes(
+    destination: Destination, locked: sqlite3.Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    route = Route(destination)
+    with outage_after(1):
+        route.write(point(0))
+        locked.execute("BEGIN IMMEDIATE")
+        route.write(point(1))
+        wait_until(lambda: route.breaker.error)
+
+        wait_until(lambda: not route.breaker.seconds_left())
+        assert route.last_steps() == ({"k": 1}, True)
+        assert route.histories("k") == {"k": [(0, 0, 0.0), (1, 1, 1.0)]}
+        assert route.breaker.error
+
+        locked.execute("ROLLBACK")
+        wait_until(lambda: waiting_in(outbox_of(destination).path) == [])
+    assert route.breaker.error is None
+    told = [r.getMessage() for r in caplog.records if destination.tracking_uri in r.getMessage()]
+    assert ["does not answer" in text for text in told] == [True, False]
+
+
+def test_steps_that_the_store_gives_while_it_takes_no_points_are_known(
+    destination: Destination, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that others have written to: its points count on, and no tried ones are repeated."""
+    Route(destination).write(point(0))
+    shared = replace(destination, is_external=True)
+    delivery = delivery_to(shared).open()
+    error = StoreUnavailableError(destination.tracking_uri, ConnectionError("its disk is full"))
+    delivery.route.breaker.record_failure(error, is_write=True)
+    delivery.route.breaker.allow()
+
+    delivery.look_up_steps("x", again=False)
+
+    assert delivery.steps.told == {"x": True}
+    assert "begin at 0" not in caplog.text
+    delivery.close()
+
+
 # What happens at the same time
 
 
@@ -310,7 +411,7 @@ def test_a_load_misses_nothing_that_is_sent_meanwhile(
 
     monkeypatch.setattr(MlflowStore, read, then_drain)
 
-    found: Any = route.histories("k") if read == "histories" else route.last_steps()
+    found: Any = route.histories("k") if read == "histories" else route.last_steps()[0]
 
     assert waiting_in(outbox_of(destination).path) == []
     assert found == {"k": [(0, 0, 0.0), (1, 1, 1.0)] if read == "histories" else 1}

@@ -495,9 +495,9 @@ def test_after_ctrl_c_and_reload_kedro_the_next_run_is_one_of_its_own(
 
 
 def delivered(project: Project) -> list[Run]:
-    """The runs, with what waits in the outbox: no process that is told to end waits for a store.
+    """The runs, with what waits in the outbox: no process that is told to end waits for long.
 
-    On a busy machine an SQLite file may take longer to confirm a request, too.
+    On a busy machine an SQLite file may take longer to confirm all that is left, too.
     """
     if project.outbox.exists() and waiting_in(project.outbox):
         project.kedro("metrics", "sync")

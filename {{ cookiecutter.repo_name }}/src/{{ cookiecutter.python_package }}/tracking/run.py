@@ -212,7 +212,7 @@ class TrackedRun:
         written = status if self.owned_run_id else ""
         end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
         own = end if written or text or is_mended else None
-        hasty = status == "KILLED"  # a process that was told to end waits for no store
+        hasty = status == "KILLED"  # a process that was told to end does not wait for long
         ends = [partial(each.route.end, None, hasty) for each in self._catalog_runs.values()]
         if self._delivery:
             ends.insert(0, partial(self._delivery.route.end, own, hasty))

@@ -13,12 +13,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 
 
 class CircuitBreaker:
-    """Knows that a store did not answer (``error``), and for how long not to ask it again."""
+    """Knows that a store did not answer (``error``), and for how long not to ask it again.
+
+    A full disk or a withdrawn permission lets a store be read and not written: after a write that
+    failed, only one that succeeds is an answer.
+    """
 
     def __init__(self) -> None:
         self.error: StoreUnavailableError | None = None
         self._pause = FIRST_PAUSE
         self._open_until = 0.0
+        self._awaits_write = False
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -35,20 +40,24 @@ class CircuitBreaker:
         """Let the store be asked at once."""
         self._open_until = 0.0
 
-    def record_failure(self, error: StoreUnavailableError) -> bool:
+    def record_failure(self, error: StoreUnavailableError, is_write: bool = False) -> bool:
         """The store did not answer; returns whether that is news."""
         with self._lock:
             is_news = self.error is None
             self.error = error
+            self._awaits_write |= is_write
             self._open_until = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
             return is_news
 
-    def record_success(self) -> bool:
+    def record_success(self, is_write: bool = True) -> bool:
         """The store did answer; returns whether that is news."""
         with self._lock:
+            if self._awaits_write and not is_write:
+                return False
             is_news = self.error is not None
             self.error, self._pause, self._open_until = None, FIRST_PAUSE, 0.0
+            self._awaits_write = False
             return is_news
 
 

@@ -97,9 +97,9 @@ class Delivery:
         is_known = told.get(writer) or (writer in told and breaker.seconds_left() > 0)
         if self._earlier or (is_known and not again):
             return  # a repeated Kedro run gives its points the same steps
-        self.steps.begin_after(self.route.last_steps(), by_others=not run.is_external)
-        told[writer] = breaker.error is None
-        if breaker.error and run.is_external and not self._warned:
+        last_steps, told[writer] = self.route.last_steps()
+        self.steps.begin_after(last_steps, by_others=not run.is_external)
+        if run.is_external and not (told[writer] or self._warned):
             self._warned = True
             what = f"begin at 0, whatever the MLflow run {run.run_id} has."
             logger.warning(f"The store does not answer: points without a step {what}")
@@ -117,7 +117,7 @@ class Delivery:
     def last_steps(self) -> dict[str, int]:
         """The highest step of every key; everything that was sent is taken into account."""
         self.flush()
-        return self.route.last_steps()
+        return self.route.last_steps()[0]
 
     def _write(self, points: list[Point]) -> None:
         self.route.write(Request(points))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import suppress
@@ -58,16 +59,17 @@ class Drain:
             except RuntimeError:  # see Route._begin; what waits is on disk
                 self.is_active = False
 
-    def finish(self, seconds: float) -> None:
+    def finish(self, seconds: float, until: float) -> None:
         """Try for the last time, now; return when nothing waits, or the store does not answer.
 
-        The store has so many seconds for each request; one that is slow is waited for.
+        The store has so many seconds for each request; one that is slow is waited for, but not
+        longer than ``until``, on the monotonic clock.
         """
         thread, sent = self._thread, -1
         self._last_try.set()
         while thread and thread.is_alive() and self._sent != sent:
             sent = self._sent
-            thread.join(seconds)
+            thread.join(min(seconds, max(until - time.monotonic(), 0.0)))
         self._last_try.clear()
 
     def refusal(self) -> TrackingError:

@@ -47,8 +47,8 @@ class Earlier:
         """By key, what the run had; in an outage, of what is known so far."""
         try:
             if self._keys is None:
-                found = set(self._route.last_steps())
-                self._keys = found if self._route.breaker.error is None else None
+                found, is_known = self._route.last_steps()
+                self._keys = set(found) if is_known else None
             for key in (self._keys or set()).intersection(keys) - self._newest.keys():
                 self._newest[key] = _newest(self._route.histories(key).get(key, ()))
         except StoreUnavailableError:

@@ -156,7 +156,7 @@ def _adopt_catalogs(store: MlflowStore, run_ids: Collection[str]) -> None:
 def _adopt(store: MlflowStore, run_id: str, named_by: str) -> Run:
     """An external run, which is not to be taken for dead while this process uses it."""
     run = store.get_run(run_id, named_by)
-    breaker_of(store.uri).record_success()
+    breaker_of(store.uri).record_success(is_write=False)
     if run.info.status == "RUNNING" and (tags := joint_tags(run.data.tags)):
         store.log_params_and_tags(run_id, tags=tags)
     return run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
@@ -62,10 +63,10 @@ class Route:
         self._is_unreadable = False  # the outbox; warned of once
         self._pending: Future[None] = Future()  # the request that the store has not confirmed
         self._pending.set_result(None)
+        self._confirmed = -math.inf  # when the store has confirmed one, on the monotonic clock
         self._drain: Drain | None = None
-        if self._outbox:
-            run_id = destination.run_id
-            self._drain = Drain(self._outbox, run_id, self._send, self.breaker, self._lock)
+        if outbox := self._outbox:
+            self._drain = Drain(outbox, destination.run_id, self._send, self.breaker, self._lock)
 
     def write(self, request: Request) -> None:
         """Return when the request is in the store or, on disk, in the outbox."""
@@ -80,8 +81,8 @@ class Route:
         """Write the run's end, if there is one to write, and try to send all that waits.
 
         The end is in the store or on disk before anything is waited for. The store has some
-        seconds for each request; ``hasty``: what waits goes on waiting. Raises the store's refusal
-        of what waited: such a run is not FINISHED.
+        seconds for each request; ``hasty``: for all of them, and none if it does not answer. Raises
+        the store's refusal of what waited: such a run is not FINISHED.
         """
         if (drain := self._drain) is None:
             if end:
@@ -89,15 +90,17 @@ class Route:
                     self._send(Request(end=end))
             return
         with self._lock:
-            if drain.error is None and self._is_waiting():  # of a worker process, say
+            if drain.error is None and any(self._waiting()):  # of a worker process, say
                 drain.start(self._pending)
             was_idle = self._pending.done() and not drain.is_active
         if end:
             self._write(Request(end=end), drain)
-        may_answer = was_idle and self.breaker.error is None
+        is_known = time.monotonic() - self._confirmed < HASTY_SECONDS
+        may_answer = self.breaker.error is None and (was_idle or is_known)
         seconds = RETRY_SECONDS if not hasty else HASTY_SECONDS if may_answer else 0.0
+        until = time.monotonic() + seconds if hasty else math.inf
         wait([self._pending], seconds)
-        drain.finish(0.0 if hasty and not self._pending.done() else seconds)
+        drain.finish(seconds, until)
         if drain.error:
             refusal = drain.refusal()
             if end and end.status == "FINISHED":
@@ -146,19 +149,19 @@ class Route:
         numbers = [len(request.points) for request in self._waiting()]
         return sum(numbers) if numbers else None
 
-    def last_steps(self) -> dict[str, int]:
-        """The highest step of every key that the run has; in an outage, of those in the outbox."""
+    def last_steps(self) -> tuple[dict[str, int], bool]:
+        """The highest step of every key, and whether the store gave it: else, of the outbox's."""
         waiting = [*self._waiting()]  # first: the drain takes away what the store has
         try:
-            found = self.ask(MlflowStore.last_steps)
+            found, is_known = self.ask(MlflowStore.last_steps), True
         except StoreUnavailableError:
             if self._outbox is None:
                 raise
-            found = {}
+            found, is_known = {}, False
         for request in waiting:
             for point in request.points:
                 found[point.key] = max(point.step, found.get(point.key, point.step))
-        return found
+        return found, is_known
 
     def histories(self, start: str) -> History:
         """All points of all keys that begin so, also of those that wait in the outbox."""
@@ -173,7 +176,7 @@ class Route:
             found[key] = [*found.get(key, ()), *points.difference(found.get(key, ()))]
         return {key: sorted(found[key]) for key in sorted(found)}
 
-    def ask(self, request: Callable[[MlflowStore, str], T]) -> T:
+    def ask(self, request: Callable[[MlflowStore, str], T], is_write: bool = False) -> T:
         """The store's answer, unless the circuit breaker is open."""
         breaker, uri = self.breaker, self._store.uri
         if breaker.error:
@@ -185,7 +188,7 @@ class Route:
             if not is_outage(error):
                 raise
             unavailable = StoreUnavailableError(uri, error)
-            is_news = breaker.record_failure(unavailable)
+            is_news = breaker.record_failure(unavailable, is_write)
             if self._outbox and is_news:
                 logger.warning(
                     f"The MLflow store {redact(uri)} does not answer ({unavailable.reason}). The"
@@ -193,12 +196,13 @@ class Route:
                     " `kedro metrics sync`."
                 )
             raise unavailable from None  # the error's text has the password
-        if breaker.error and breaker.record_success():
+        if breaker.error and breaker.record_success(is_write):
             logger.info("The MLflow store %s answers again.", redact(uri))
         return answer
 
     def _send(self, request: Request) -> None:
-        self.ask(partial(send, request))
+        self.ask(partial(send, request), is_write=True)
+        self._confirmed = time.monotonic()
 
     def _keep(self, request: Request) -> int | None:
         assert self._outbox
@@ -221,9 +225,6 @@ class Route:
             if not self._is_unreadable:
                 logger.warning("%s can't be read: %s", self._outbox.path, reason(error))
             self._is_unreadable = True
-
-    def _is_waiting(self) -> bool:
-        return next(self._waiting(), None) is not None
 
 
 def send(request: Request, store: MlflowStore, run_id: str) -> None:
