@@ -217,24 +217,29 @@ def test_who_ends_a_run_does_not_wait_for_its_parameters(
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From its call on, the store takes longer for a request than its confirmation is awaited."""
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """From its call on, the store takes so many seconds more for each request."""
+
+    def slow_down(seconds: float) -> None:
+        def slowly(*arguments: Any) -> None:
+            time.sleep(seconds)
+            send(*arguments)
+
+        monkeypatch.setattr(routes, "send", slowly)
+
     monkeypatch.setattr(routes, "CONFIRM_SECONDS", 0.02)
-
-    def slowly(*arguments: Any) -> None:
-        time.sleep(0.1)
-        send(*arguments)
-
-    return lambda: monkeypatch.setattr(routes, "send", slowly)
+    return slow_down
 
 
 def test_who_is_told_to_end_waits_for_a_store_that_is_slow(
-    destination: Destination, slow: Callable[[], None]
+    destination: Destination, slow: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an SQLite file is on a busy machine, and a server that is far away."""
+    monkeypatch.setattr(routes, "HASTY_SECONDS", 60.0)
     route = Route(destination)
     route.write(point(0))
-    slow()
+    route.end(None, hasty=False)  # the store has confirmed the point
+    slow(0.1)
     route.write(point(1))
     route.write(point(2))
 
@@ -245,20 +250,20 @@ def test_who_is_told_to_end_waits_for_a_store_that_is_slow(
 
 
 def test_who_is_told_to_end_waits_for_seconds_however_much_waits(
-    destination: Destination, slow: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    destination: Destination, slow: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(routes, "HASTY_SECONDS", 0.5)
+    monkeypatch.setattr(routes, "HASTY_SECONDS", 1.0)
     route = Route(destination)
-    route.write(point(0))
-    slow()
-    for number in range(20):  # each is a request
+    for number in range(60):  # each is a request
         outbox_of(destination).add(destination.run_id, Request(params={f"a{number}": "1"}))
-    route.write(point(1))
+    route.write(point(0))
+    slow(0.5)
 
     route.end(end("KILLED"), hasty=True)
 
     assert '"KILLED"' in waiting_in(outbox_of(destination).path)[-1][1]
     assert status_of(destination) == "RUNNING"
+    slow(0.0)
     route.end(None, hasty=False)
     assert status_of(destination) == "KILLED"
 
