@@ -57,7 +57,7 @@ class Writer:
 
     def _close(self, delivery: Delivery) -> None:
         delivery.close()
-        delivery.route.end(None, hasty=False)  # as a run's end does: what waits is sent
+        delivery.route.end(None)  # as a run's end does: what waits is sent
         assert delivery.route.count_waiting() is None
 
     def our_yields(self, yields: int) -> None:

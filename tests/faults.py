@@ -49,6 +49,17 @@ class Server(HttpProcess):
         env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         super().__init__(command, f"http://127.0.0.1:{port}", folder / "server.log", env=env)
 
+    def answers(self) -> bool:
+        """Whether its store does, too, which it opens for the first request that needs it."""
+        if not super().answers():
+            return False
+        experiment = f"{self.url}/api/2.0/mlflow/experiments/get?experiment_id=0"
+        try:
+            urllib.request.urlopen(experiment, timeout=60).close()
+        except OSError as error:  # the store answers that the experiment has been deleted, say
+            return isinstance(error, urllib.error.HTTPError)
+        return True
+
 
 class FaultyProxy(ThreadingHTTPServer):
     """Passes requests on to a server, but for a share of them, at random."""

@@ -56,6 +56,11 @@ def end(status: str) -> RunEnd:
     return RunEnd(status, time.time_ns() // 1_000_000)
 
 
+def soon() -> float:
+    """Until when a process waits that is told to end, on the monotonic clock."""
+    return time.monotonic() + routes.HASTY_SECONDS
+
+
 def status_of(destination: Destination) -> str:
     client = MlflowClient(destination.tracking_uri)
     return str(client.get_run(destination.run_id).info.status)
@@ -136,7 +141,7 @@ def test_what_the_store_refuses_is_another_error_each_time(destination: Destinat
     outbox_of(destination).add(destination.run_id, Request(params={"a": "2"}))
 
     with pytest.raises(TrackingError, match="can't be written to sqlite:") as first:
-        route.end(None, hasty=False)
+        route.end(None)
     with pytest.raises(TrackingError, match="metrics sync --discard") as second:
         route.write(point(0))
 
@@ -154,10 +159,10 @@ def test_a_run_whose_points_are_refused_has_an_end(destination: Destination, sta
     outbox_of(destination).add(destination.run_id, point(0))
 
     with pytest.raises(TrackingError, match="can't be written"):
-        route.end(end(status), hasty=False)
+        route.end(end(status))
     if status == "KILLED":
         with pytest.raises(TrackingError, match="can't be written"):
-            route.end(end(status), hasty=False)
+            route.end(end(status))
 
     run = MlflowClient(destination.tracking_uri).get_run(destination.run_id)
     assert run.info.status == ("KILLED" if status == "KILLED" else "FAILED")
@@ -204,7 +209,7 @@ def test_who_ends_a_run_does_not_wait_for_its_parameters(
         logging.start()
         wait_until(lambda: not route._pending.done())
         began = time.monotonic()
-        route.end(end("KILLED"), hasty=True)
+        route.end(end("KILLED"), soon())
         took = time.monotonic() - began
         is_logging = logging.is_alive()
     finally:
@@ -238,12 +243,12 @@ def test_who_is_told_to_end_waits_for_a_store_that_is_slow(
     monkeypatch.setattr(routes, "HASTY_SECONDS", 60.0)
     route = Route(destination)
     route.write(point(0))
-    route.end(None, hasty=False)  # the store has confirmed the point
+    route.end(None)  # the store has confirmed the point
     slow(0.1)
     route.write(point(1))
     route.write(point(2))
 
-    route.end(end("KILLED"), hasty=True)
+    route.end(end("KILLED"), soon())
 
     assert status_of(destination) == "KILLED"
     assert waiting_in(outbox_of(destination).path) == []
@@ -259,13 +264,30 @@ def test_who_is_told_to_end_waits_for_seconds_however_much_waits(
     route.write(point(0))
     slow(0.5)
 
-    route.end(end("KILLED"), hasty=True)
+    route.end(end("KILLED"), soon())
 
     assert '"KILLED"' in waiting_in(outbox_of(destination).path)[-1][1]
     assert status_of(destination) == "RUNNING"
     slow(0.0)
-    route.end(None, hasty=False)
+    route.end(None)
     assert status_of(destination) == "KILLED"
+
+
+def test_who_is_told_to_end_waits_no_longer_when_another_run_has_taken_the_time(
+    destination: Destination, slow: Callable[[float], None]
+) -> None:
+    route = Route(destination)
+    without_outbox = Route(replace(destination, outbox=None))
+    slow(0.5)
+
+    began = time.monotonic()
+    route.end(end("KILLED"), until=began)
+
+    assert '"KILLED"' in waiting_in(outbox_of(destination).path)[0][1]
+    route.end(None)
+    assert status_of(destination) == "KILLED"
+    without_outbox.end(end("FAILED"), until=began)  # it is tried once, as there is no other place
+    assert status_of(destination) == "FAILED"
 
 
 # No thread can be started
@@ -292,7 +314,7 @@ def test_points_are_written_where_no_thread_can_be_started(
     save(delivery, 0)
     save(delivery, 1)
     delivery.close()
-    delivery.route.end(end("FINISHED"), hasty=False)
+    delivery.route.end(end("FINISHED"))
 
     assert status_of(destination) == "FINISHED"
     assert MlflowClient(destination.tracking_uri).get_run(destination.run_id).data.metrics
@@ -312,7 +334,7 @@ def test_in_an_outage_points_wait_where_no_thread_can_be_started(
     save(delivery, 0)
     save(delivery, 1)
     delivery.close()
-    delivery.route.end(end("KILLED"), hasty=True)
+    delivery.route.end(end("KILLED"), soon())
 
     assert len(waiting_in(outbox_of(destination).path)) == 3
     assert status_of(destination) == "RUNNING"
@@ -334,7 +356,7 @@ def test_a_hung_store_is_asked_for_seconds_where_no_thread_can_be_started(
         began = time.monotonic()
         save(delivery, 1)
         delivery.close()
-        delivery.route.end(end("KILLED"), hasty=True)
+        delivery.route.end(end("KILLED"), soon())
         took = time.monotonic() - began
     finally:
         server.signal_group(signal.SIGCONT)
@@ -411,7 +433,7 @@ def test_a_load_misses_nothing_that_is_sent_meanwhile(
 
     def then_drain(*arguments: Any) -> Any:
         found = ask(*arguments)
-        route.end(None, hasty=False)
+        route.end(None)
         return found
 
     monkeypatch.setattr(MlflowStore, read, then_drain)
@@ -502,7 +524,7 @@ def test_what_the_store_confirms_late_is_not_sent_again(
     route = Route(destination)
     route.write(point(1))
     route.write(point(2))
-    route.end(end("FINISHED"), hasty=False)
+    route.end(end("FINISHED"))
 
     assert sent == [1, 2]
     assert route.count_waiting() is None

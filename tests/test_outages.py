@@ -886,6 +886,21 @@ def test_what_is_tried_again(error: Exception, transient: bool) -> None:
     assert (calls > 1) == is_transient(error) == transient
 
 
+def test_without_time_left_a_request_is_tried_once() -> None:
+    calls = 0
+
+    def request() -> None:
+        nonlocal calls
+        calls += 1
+        raise ConnectionError
+
+    retry = Retry()
+    with pytest.raises(ConnectionError), retry.deadline(0.0):
+        retry(request)
+
+    assert calls == 1
+
+
 def test_the_collector_waits_for_an_import_and_comes_back() -> None:
     with gc_paused_for_import():
         assert not gc.isenabled()

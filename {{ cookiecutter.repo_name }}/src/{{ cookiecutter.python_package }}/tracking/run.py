@@ -18,7 +18,7 @@ from .delivery.nested import attempt_all, end_created, end_nested
 from .delivery.opening import NewRun, open_destination
 from .delivery.outbox import Outbox, Request, RunEnd, choose_outbox, tell_what_waits
 from .delivery.resolved import Resolved, resolve
-from .delivery.route import Destination
+from .delivery.route import HASTY_SECONDS, Destination
 from .names import MAX_TAG_LENGTH, PARAMS_PER_REQUEST, Tag
 from .process.active_runs import ActiveOnThreads, is_executed, set_last_active
 from .process.liveness import process_tags
@@ -212,13 +212,13 @@ class TrackedRun:
         written = status if self.owned_run_id else ""
         end = RunEnd(written, time.time_ns() // 1_000_000, text, is_mended)
         own = end if written or text or is_mended else None
-        hasty = status == "KILLED"  # a process that was told to end does not wait for long
-        ends = [partial(each.route.end, None, hasty) for each in self._catalog_runs.values()]
+        until = time.monotonic() + HASTY_SECONDS if status == "KILLED" else None  # told to end
+        ends = [partial(each.route.end, None, until) for each in self._catalog_runs.values()]
         if self._delivery:
-            ends.insert(0, partial(self._delivery.route.end, own, hasty))
-        if self._active and self.destination:
-            left, info = self._active.end(), self._active.run.info
-            ends.append(partial(end_nested, left, info, self.destination, status, end.time))
+            ends.insert(0, partial(self._delivery.route.end, own, until))
+        if self._active and (its := self.destination):
+            left, info, nested = self._active.end(), self._active.run.info, RunEnd(status, end.time)
+            ends.append(partial(end_nested, left, info, its, nested, until))
         try:
             attempt_all(ends)
             waiting = {each: each.route.count_waiting() for each in self._deliveries()}

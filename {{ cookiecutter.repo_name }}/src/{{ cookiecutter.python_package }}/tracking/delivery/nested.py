@@ -16,7 +16,7 @@ from ..store.database import LEAST_SECONDS, within
 from ..store.errors import StoreUnavailableError, reason
 from ..store.mlflow_store import RETRY_SECONDS, MlflowStore, store_at
 from .outbox import Outbox, Request, RunEnd, spool_store
-from .route import HASTY_SECONDS, PROBE_SECONDS, Destination, Route
+from .route import PROBE_SECONDS, Destination, Route
 
 if TYPE_CHECKING:
     from mlflow.entities import Run, RunInfo
@@ -28,21 +28,25 @@ _OF_OTHERS = {Tag.PROCESS, Tag.SHARED}
 
 
 def end_nested(
-    runs: Sequence[LeftRun], info: RunInfo, destination: Destination, status: str, end_time: int
+    runs: Sequence[LeftRun],
+    info: RunInfo,
+    destination: Destination,
+    end: RunEnd,
+    until: float | None,
 ) -> None:
-    """End the runs that were begun within a run and are not ended, with its own status.
+    """End the runs that were begun within a run and are not ended, as the run itself.
 
     One that can't be ended is no failure of the run around it. Worker processes can't tell what
-    they have left, so the store is asked. It has some seconds for all of it, and none if it is
-    known not to answer.
+    they have left, so the store is asked. It has some seconds for all of it, ``until`` at the
+    latest (see ``Route.end``), and none if it is known not to answer.
     """
-    deadline = time.monotonic() + (HASTY_SECONDS if status == "KILLED" else RETRY_SECONDS)
+    deadline = until or time.monotonic() + RETRY_SECONDS
     with store_at(destination.tracking_uri).deadline(deadline - time.monotonic()):
         if info.run_id in process_state().runs_with_workers:
             runs = [*runs, *_running_within(destination, info.experiment_id)]
         for run in {run.run_id: run for run in runs}.values():
             try:
-                _end(run, destination, RunEnd(status, end_time), deadline)
+                _end(run, destination, end, deadline)
             except Exception as error:
                 what = f"The nested MLflow run {run.run_id} could not be ended"
                 logger.warning("%s: %s", what, reason(error))
@@ -56,7 +60,7 @@ def _end(run: LeftRun, parent: Destination, end: RunEnd, deadline: float) -> Non
     try:
         with store_at(run.tracking_uri).deadline(max(deadline - time.monotonic(), LEAST_SECONDS)):
             if route.ask(MlflowStore.get_run).info.status == "RUNNING":
-                route.end(end, hasty=True)
+                route.end(end, deadline)
     except StoreUnavailableError:
         if parent.outbox is None or run.tracking_uri != parent.tracking_uri:
             raise

@@ -77,16 +77,17 @@ class Route:
             raise self._drain.refusal()
         self._write(request, self._drain)
 
-    def end(self, end: RunEnd | None, hasty: bool) -> None:
+    def end(self, end: RunEnd | None, until: float | None = None) -> None:
         """Write the run's end, if there is one to write, and try to send all that waits.
 
-        The end is in the store or on disk before anything is waited for. The store has some
-        seconds for each request; ``hasty``: for all of them, and none if it does not answer. Raises
-        the store's refusal of what waited: such a run is not FINISHED.
+        The end is in the store or on disk before anything is waited for: the store has some seconds
+        for each request. A process that is told to end waits ``until`` then (monotonic clock), if
+        the store answers. Raises its refusal of what waited: such a run is not FINISHED.
         """
+        seconds = RETRY_SECONDS if until is None else max(until - time.monotonic(), 0.0)
         if (drain := self._drain) is None:
             if end:
-                with self._store.deadline(HASTY_SECONDS if hasty else RETRY_SECONDS):
+                with self._store.deadline(seconds):
                     self._send(Request(end=end))
             return
         with self._lock:
@@ -96,11 +97,10 @@ class Route:
         if end:
             self._write(Request(end=end), drain)
         is_known = time.monotonic() - self._confirmed < HASTY_SECONDS
-        may_answer = self.breaker.error is None and (was_idle or is_known)
-        seconds = RETRY_SECONDS if not hasty else HASTY_SECONDS if may_answer else 0.0
-        until = time.monotonic() + seconds if hasty else math.inf
+        if until and (self.breaker.error or not (was_idle or is_known)):
+            seconds = 0.0
         wait([self._pending], seconds)
-        drain.finish(seconds, until)
+        drain.finish(seconds, until or math.inf)
         if drain.error:
             refusal = drain.refusal()
             if end and end.status == "FINISHED":

@@ -84,7 +84,7 @@ def close_shared(config: MlflowConfig, run_id: str, status: str) -> Run:
         route = Route(Destination(store.uri, run_id, outbox, is_external=True))
         # Also where the run has no error yet: one may wait in the outbox.
         end = RunEnd(status, time.time_ns() // 1_000_000, is_mended=status == "FINISHED")
-        route.end(end, hasty=False)
+        route.end(end)
         if outbox and (number := route.count_waiting()) is not None:
             what = f"{number} points of it wait"
             tell_what_waits(outbox, run_id, status, what, config.require_delivery)

@@ -44,7 +44,8 @@ class Retry:
         thread = threading.get_ident()
         is_outer = thread not in self._deadlines
         if is_outer:
-            self._deadlines[thread] = time.monotonic() + (seconds or RETRY_SECONDS)
+            limit = RETRY_SECONDS if seconds is None else seconds
+            self._deadlines[thread] = time.monotonic() + limit
         try:
             yield
         finally:
