@@ -273,20 +273,30 @@ def test_who_is_told_to_end_waits_for_seconds_however_much_waits(
     assert status_of(destination) == "KILLED"
 
 
-def test_who_is_told_to_end_waits_no_longer_when_another_run_has_taken_the_time(
-    destination: Destination, slow: Callable[[float], None]
+@pytest.mark.timeout(60)
+def test_who_is_told_to_end_does_not_wait_when_another_run_has_taken_the_time(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers = threading.Event()
+
+    def held(*arguments: Any) -> None:
+        answers.wait()
+        send(*arguments)
+
+    monkeypatch.setattr(routes, "send", held)
+    for limit in "HASTY_SECONDS", "RETRY_SECONDS":
+        monkeypatch.setattr(routes, limit, 1000.0)
     route = Route(destination)
     without_outbox = Route(replace(destination, outbox=None))
-    slow(0.5)
 
-    began = time.monotonic()
-    route.end(end("KILLED"), until=began)
+    route.end(end("KILLED"), until=time.monotonic())
 
     assert '"KILLED"' in waiting_in(outbox_of(destination).path)[0][1]
+    answers.set()
     route.end(None)
     assert status_of(destination) == "KILLED"
-    without_outbox.end(end("FAILED"), until=began)  # it is tried once, as there is no other place
+    # There it is tried once, as there is no other place for it.
+    without_outbox.end(end("FAILED"), until=time.monotonic())
     assert status_of(destination) == "FAILED"
 
 

@@ -872,6 +872,15 @@ def caused_by(cause: Exception) -> Exception:
     ],
 )
 def test_what_is_tried_again(error: Exception, transient: bool) -> None:
+    assert (tries(error, 0.5) > 1) == is_transient(error) == transient
+
+
+def test_without_time_left_a_request_is_tried_once() -> None:
+    assert tries(ConnectionError("gone"), 0.0) == 1
+
+
+def tries(error: Exception, seconds: float) -> int:
+    """How often a request that fails so is made within so many seconds."""
     calls = 0
 
     def request() -> None:
@@ -880,25 +889,9 @@ def test_what_is_tried_again(error: Exception, transient: bool) -> None:
         raise error
 
     retry = Retry()
-    with pytest.raises(type(error)), retry.deadline(0.5):
+    with pytest.raises(type(error)), retry.deadline(seconds):
         retry(request)
-
-    assert (calls > 1) == is_transient(error) == transient
-
-
-def test_without_time_left_a_request_is_tried_once() -> None:
-    calls = 0
-
-    def request() -> None:
-        nonlocal calls
-        calls += 1
-        raise ConnectionError
-
-    retry = Retry()
-    with pytest.raises(ConnectionError), retry.deadline(0.0):
-        retry(request)
-
-    assert calls == 1
+    return calls
 
 
 def test_the_collector_waits_for_an_import_and_comes_back() -> None:

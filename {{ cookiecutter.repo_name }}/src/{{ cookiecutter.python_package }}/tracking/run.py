@@ -216,9 +216,9 @@ class TrackedRun:
         ends = [partial(each.route.end, None, until) for each in self._catalog_runs.values()]
         if self._delivery:
             ends.insert(0, partial(self._delivery.route.end, own, until))
-        if self._active and (its := self.destination):
+        if self._active and (parent := self.destination):
             left, info, nested = self._active.end(), self._active.run.info, RunEnd(status, end.time)
-            ends.append(partial(end_nested, left, info, its, nested, until))
+            ends.append(partial(end_nested, left, info, parent, nested, until))
         try:
             attempt_all(ends)
             waiting = {each: each.route.count_waiting() for each in self._deliveries()}

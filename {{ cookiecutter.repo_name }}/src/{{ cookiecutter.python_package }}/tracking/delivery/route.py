@@ -96,8 +96,8 @@ class Route:
             was_idle = self._pending.done() and not drain.is_active
         if end:
             self._write(Request(end=end), drain)
-        is_known = time.monotonic() - self._confirmed < HASTY_SECONDS
-        if until and (self.breaker.error or not (was_idle or is_known)):
+        has_answered = time.monotonic() - self._confirmed < HASTY_SECONDS
+        if until and (self.breaker.error or not (was_idle or has_answered)):
             seconds = 0.0
         wait([self._pending], seconds)
         drain.finish(seconds, until or math.inf)
