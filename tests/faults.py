@@ -74,6 +74,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.timeout_of_client = timeout
         self.random = random.Random(seed)
         self.always: int | None = None  # a status for every request from now on
+        self.delays: dict[str, float] = {}  # for how many seconds one request of such a path waits
         self.too_large = b""  # a request with this in it gets the status 413
         self.seen: dict[str, int] = dict.fromkeys(FAULTS, 0)
         self.paths: list[str] = []  # of all requests
@@ -102,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         fault = self.server.fault()
         self.server.paths.append(self.path)
+        for part in [part for part in self.server.delays if part in self.path]:
+            time.sleep(self.server.delays.pop(part, 0))
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
         if fault == "refused":  # the connection ends before the request is passed on

@@ -5,11 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import re
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -17,7 +13,7 @@ import mlflow
 import pytest
 import requests
 from databases import unavailable
-from lab.tracking.store.client import MOST_AT_ONCE, Turns, _with_globals, make_client
+from lab.tracking.store.client import _with_globals, make_client
 from lab.tracking.store.mlflow_store import Retry
 from mlflow import MlflowClient
 from mlflow.entities import (
@@ -241,41 +237,3 @@ def test_nothing_is_written_outside_of_a_workspace(
         assert "team" in request[2].values()
     else:
         assert made == []
-
-
-def test_few_threads_open_runs_at_once_and_all_do() -> None:
-    """However long all of them take together: a slow server answers."""
-    turns, within, seen = Turns(), threading.Semaphore(MOST_AT_ONCE), []
-
-    def open_run(number: int) -> None:
-        with turns.take(seconds=0.5):
-            assert within.acquire(blocking=False)
-            time.sleep(0.05)
-            within.release()
-            seen.append(number)
-
-    with ThreadPoolExecutor(64) as pool:
-        list(pool.map(open_run, range(64)))
-    assert sorted(seen) == list(range(64))
-
-
-def test_where_the_store_hangs_nobody_waits_for_all_before_them() -> None:
-    turns, within, hang = Turns(), threading.Barrier(MOST_AT_ONCE + 1), threading.Event()
-
-    def open_run() -> None:
-        with turns.take(seconds=20):
-            within.wait(20)
-            hang.wait()
-            raise TimeoutError
-
-    with ThreadPoolExecutor(MOST_AT_ONCE) as pool:
-        hung = [pool.submit(open_run) for _ in range(MOST_AT_ONCE)]
-        within.wait(20)
-        with turns.take(seconds=0.2):  # though none is free
-            assert not any(one.done() for one in hung)
-        hang.set()
-    assert all(isinstance(one.exception(), TimeoutError) for one in hung)
-    with ExitStack() as stack:  # all are free again
-        for _ in range(MOST_AT_ONCE):
-            stack.enter_context(turns.take(seconds=0))
-        assert not turns._free.acquire(blocking=False)

@@ -116,6 +116,7 @@ FILES = {
     "src/PACKAGE/tracking/reports/tables.py",
     "src/PACKAGE/tracking/reports/tally.py",
     "src/PACKAGE/tracking/store/__init__.py",
+    "src/PACKAGE/tracking/store/busy.py",
     "src/PACKAGE/tracking/store/client.py",
     "src/PACKAGE/tracking/store/database.py",
     "src/PACKAGE/tracking/store/errors.py",

@@ -183,11 +183,11 @@ def _bind_named(
     """Tell datasets which MLflow run their ``load_args`` name: a worker process can't find it."""
     if not datasets:
         return
-    from .delivery.opening import START_SECONDS
+    from .delivery.opening import start_deadline
     from .reports.reading import access, with_named_source
     from .store.mlflow_store import store_at
 
-    with access(), store_at(config.tracking_uri).deadline(START_SECONDS):
+    with access(), start_deadline(store_at(config.tracking_uri)):
         for each in datasets:
             if each.binding and each.reads_run:
                 given = each.binding, each.run_id, each.reads_run, each.rules, last

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ..config import MlflowConfig
 from ..names import Tag
 from ..process.liveness import is_gone, joint_tags
-from ..process.state import gc_paused_for_import, process_state
+from ..process.state import process_state
 from ..redaction import redact, without_credentials
 from ..store.client import require_mlflow
 from ..store.errors import (
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# For how many seconds a store may not answer, all in all, when a run starts.
-START_SECONDS = 8.0
+# For how many seconds a store may not answer, all in all, when a run starts; and for how many, if
+# it answers other threads of this process: with a password to check, it may take 5 s a request.
+START_SECONDS, BUSY_SECONDS = 8.0, 60.0
 # How many RUNNING runs, the newest of an experiment, are looked at for dead ones.
 MOST_RUNNING = 50
 
@@ -112,9 +113,17 @@ def _open_in_outbox(
 def find_experiment(config: MlflowConfig) -> str:
     """The id of the project's experiment; the store and the experiment are made, if need be."""
     store = store_at(config.tracking_uri)
-    with store.deadline(START_SECONDS):
+    with start_deadline(store):
         store.open()
         return store.experiment_id(config.experiment)
+
+
+@contextmanager
+def start_deadline(store: MlflowStore) -> Iterator[None]:
+    """All requests within have some seconds together, once MLflow is imported."""
+    require_mlflow(store.uri)
+    with store.deadline(START_SECONDS, BUSY_SECONDS):
+        yield
 
 
 @contextmanager
@@ -122,31 +131,26 @@ def tracking(
     store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
     """With the store open and the process set for it; it stays so, unless something fails."""
-    state, turn = process_state(), store.turns.take(START_SECONDS)
+    state = process_state()
     state.termination.wait_if_terminating()
-    with (
-        as_tracking_error(store.uri, ways_out),
-        turn,
-        gc_paused_for_import(),
-        store.deadline(START_SECONDS),
-    ):
-        require_mlflow(store.uri)
-        store.open()
-        try:
-            # The first request needs the credentials.
-            state.begin_tracking(store.uri, credentials, user)
-            yield  # TrackedRun.close() undoes it, also after Ctrl-C
-        except Exception:
-            state.end_tracking(user)
-            raise
+    with as_tracking_error(store.uri, ways_out):
+        require_mlflow(store.uri)  # before a turn, in which the store is expected to answer
+        with store.turns.take(START_SECONDS), start_deadline(store):
+            store.open()
+            try:
+                # The first request needs the credentials.
+                state.begin_tracking(store.uri, credentials, user)
+                yield  # TrackedRun.close() undoes it, also after Ctrl-C
+            except Exception:
+                state.end_tracking(user)
+                raise
 
 
 def _adopt_catalogs(store: MlflowStore, run_ids: Collection[str]) -> None:
     """The runs that the catalog names; the active run may be in another store than mlflow.yml's."""
     if not run_ids:
         return
-    with as_tracking_error(store.uri), store.deadline(START_SECONDS):
-        require_mlflow(store.uri)
+    with as_tracking_error(store.uri), start_deadline(store):
         if not store.is_open:
             store.open()
         for run_id in run_ids:

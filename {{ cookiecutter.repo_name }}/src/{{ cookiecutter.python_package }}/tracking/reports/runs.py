@@ -14,12 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from ..config import MlflowConfig
-from ..delivery.opening import START_SECONDS
+from ..delivery.opening import start_deadline
 from ..names import Tag, best_start
 from ..process.state import process_state
 from ..provenance import git_environment
 from ..scanning.uris import sqlite_path
-from ..store.client import require_mlflow
 from ..store.errors import NO_OUTBOX, TrackingError, as_tracking_error, deleted_experiment
 from ..store.mlflow_store import MlflowStore, store_at
 from ..store.queries import NEWEST_FIRST, last_points, top_level_runs
@@ -63,14 +62,13 @@ class Runs:
     def reading(self) -> Iterator[None]:
         """All that is read within has some seconds together; what goes wrong is one sentence."""
         problems = as_tracking_error(self.store.uri, NO_OUTBOX)
-        with problems, self.store.deadline(START_SECONDS):
+        with problems, start_deadline(self.store):
             yield
 
     @property
     def experiment(self) -> str:
         """The id of the experiment; a NotFoundError if there is no run yet."""
         if self._experiment is None:
-            require_mlflow(self.store.uri)
             path, name = sqlite_path(self.store.uri), self._config.experiment
             found = None
             if path is None or path.exists():  # MLflow would make the file

@@ -6,9 +6,7 @@ import logging
 import math
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import copy
 from importlib.util import find_spec
 from types import FunctionType, MethodType
@@ -24,12 +22,12 @@ if TYPE_CHECKING:
     from .database import Retry
 
 _IMPORTED_IN = os.getpid()
-# How many threads of this process open runs in one store at the same time.
-MOST_AT_ONCE = 4
 
 
 def require_mlflow(tracking_uri: str) -> None:
-    """Check that MLflow is installed, and what it needs for this store.
+    """Import MLflow, and what it needs for this store.
+
+    On a busy machine that takes ten seconds or more: it is called before a store's deadline begins.
 
     Raises:
         TrackingError: It is not; or it is mlflow-skinny, which has nothing for SQL stores.
@@ -43,6 +41,11 @@ def require_mlflow(tracking_uri: str) -> None:
             f"{what} not installed in {sys.prefix}; run `pip install mlflow` there, or set"
             " 'track: never' in mlflow.yml to run without it."
         )
+    with gc_paused_for_import():
+        import mlflow
+
+        if len(needed) > 1:
+            import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 
 
 def make_client(tracking_uri: str, retry: Retry) -> MlflowClient:
@@ -96,31 +99,12 @@ def _one_try_store(store: Any, timeout: Callable[[], float]) -> Any:
     return server
 
 
-class Turns:
-    """Lets a few of this process's threads open runs in a store at once; the others wait.
+def end_run(client: MlflowClient, run_id: str, status: str, end_time: int) -> None:
+    """As ``MlflowClient.set_terminated()``, which prints the run's URL, password and all."""
+    from mlflow.entities import RunStatus
 
-    MLflow's server (3.17) takes 0.3 s of computing to check a password, and each of its workers
-    remembers which ones are right (``auth_cache_ttl_seconds``): a hundred threads at once would
-    take all of it, and find that the server does not answer in time.
-    """
-
-    def __init__(self) -> None:
-        self._free = threading.BoundedSemaphore(MOST_AT_ONCE)
-        self._served = 0
-
-    @contextmanager
-    def take(self, seconds: float) -> Iterator[None]:
-        """Wait for a turn while others have theirs; go on without if for so long nobody had one."""
-        served, is_mine = -1, False
-        while not is_mine and served != self._served:
-            served = self._served
-            is_mine = self._free.acquire(timeout=seconds)
-        try:
-            yield
-            self._served += 1
-        finally:
-            if is_mine:
-                self._free.release()
+    number = RunStatus.from_string(status)
+    client._tracking_client.store.update_run_info(run_id, number, end_time, None)
 
 
 def _with_globals(function: Any, **names: Any) -> FunctionType:

@@ -16,7 +16,8 @@ from ..process.state import gc_paused, process_state
 from ..redaction import redact
 from ..scanning.uris import sqlite_path
 from . import database, queries
-from .client import Turns, make_client
+from .busy import Deadline, Turns, postpone
+from .client import end_run, make_client
 from .errors import StoreUnavailableError, TrackingError, is_transient, reason, refined
 from .sqlite import make_or_check
 
@@ -36,16 +37,20 @@ class Retry:
     """Makes requests again, within the thread's deadline or, if it has none, the soonest of any."""
 
     def __init__(self) -> None:
-        self._deadlines: dict[int, float] = {}  # by thread
+        self.answers = 0  # how many requests the store has answered
+        self._deadlines: dict[int, Deadline] = {}  # by thread
 
     @contextmanager
-    def deadline(self, seconds: float | None = None) -> Iterator[None]:
-        """All requests within the block have so many seconds together; an outer deadline wins."""
-        thread = threading.get_ident()
+    def deadline(self, seconds: float | None = None, if_busy: float = 0.0) -> Iterator[None]:
+        """All requests within the block have so many seconds together; an outer deadline wins.
+
+        They have up to ``if_busy`` while the store answers other threads, once in ``seconds``.
+        """
+        thread, now = threading.get_ident(), time.monotonic()
         is_outer = thread not in self._deadlines
         if is_outer:
             limit = RETRY_SECONDS if seconds is None else seconds
-            self._deadlines[thread] = time.monotonic() + limit
+            self._deadlines[thread] = Deadline(now + limit, limit, now + if_busy)
         try:
             yield
         finally:
@@ -58,10 +63,15 @@ class Retry:
         with self.deadline():
             while True:
                 try:
-                    return request()
+                    answer = request()
                 except Exception as error:
                     if not is_transient(error) or self.seconds_left() < wait:
                         raise
+                else:
+                    self.answers += 1
+                    if len(self._deadlines) > 1:
+                        postpone(dict(self._deadlines))
+                    return answer
                 # Many processes don't come at once; the user may have seeded `random`'s own.
                 time.sleep(wait * SystemRandom().uniform(0.5, 1))
                 wait = min(wait * 2, LONGEST_WAIT)
@@ -72,11 +82,11 @@ class Retry:
 
     def extend(self, seconds: float) -> None:
         """Move the deadline."""
-        self._deadlines[threading.get_ident()] += seconds
+        self._deadlines[threading.get_ident()].extend(seconds)
 
     def seconds_left(self) -> float:
         """Seconds until the deadline; less than none when it is over."""
-        known = dict(self._deadlines)
+        known = {thread: each.end for thread, each in dict(self._deadlines).items()}
         others = min(known.values(), default=time.monotonic() + RETRY_SECONDS)
         return known.get(threading.get_ident(), others) - time.monotonic()
 
@@ -93,7 +103,7 @@ class MlflowStore:
         self.is_open = False  # it is there and whole, as far as this process has seen
         self.retry = Retry()
         self.deadline = self.retry.deadline
-        self.turns = Turns()
+        self.turns = Turns(lambda: self.retry.answers)
         self._path = sqlite_path(uri)
         self.keys: Any = None  # keys.py: what is known of a MySQL store's
         self._is_database_server = bool(database.dialect(uri))
@@ -106,7 +116,9 @@ class MlflowStore:
 
         Raises a ``TrackingError`` if it can't be opened or written, or is another MLflow version's.
         """
-        self.is_open = False
+        self.is_open = not self._path and not self._is_database_server
+        if self.is_open:  # a tracking server is asked by the first request
+            return
         try:
             problem = self.retry(self._open)
         except Exception as error:
@@ -126,10 +138,8 @@ class MlflowStore:
         began = time.monotonic()
         if self._path:
             problem = make_or_check(self._path)
-        elif self._is_database_server:
-            problem = database.make_or_check(self.uri, self.retry.seconds_left())
         else:
-            return None
+            problem = database.make_or_check(self.uri, self.retry.seconds_left())
         self.retry.extend(time.monotonic() - began)  # the time to create it does not count
         return problem
 
@@ -170,16 +180,8 @@ class MlflowStore:
 
     def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
         """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""
-        from mlflow.entities import RunStatus
-
-        number = RunStatus.from_string(status)
         end_time = end_time or time.time_ns() // 1_000_000
-        # MlflowClient.set_terminated() would print the run's URL, password and all.
-        self.call(
-            lambda client: client._tracking_client.store.update_run_info(
-                run_id, number, end_time, None
-            )
-        )
+        self.call(lambda client: end_run(client, run_id, status, end_time))
 
     def log_points(self, run_id: str, points: Sequence[Point]) -> None:
         """Write points in one request: at most ``METRICS_PER_REQUEST``."""
