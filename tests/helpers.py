@@ -191,11 +191,22 @@ class HttpProcess(Process):
         return True
 
 
+# Below the ports that systems give to connections (Linux: from 32,768 on; macOS: from 49,152), and
+# some for each test process: a server may take half a minute until it listens, and one that was
+# killed listens again after a while. Nobody else shall have got its port by then.
+_PORTS_EACH = 500
+_ports = itertools.cycle(range(_PORTS_EACH))
+
+
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+    """A port on 127.0.0.1 on which nothing listens, and that nobody else is given."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 20
+    for number in itertools.islice(_ports, _PORTS_EACH):
+        port = 20_000 + process * _PORTS_EACH + (os.getpid() + number) % _PORTS_EACH
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 # Stores
