@@ -30,7 +30,7 @@ def require_mlflow(tracking_uri: str) -> None:
     On a busy machine that takes ten seconds or more: it is called before a store's deadline begins.
 
     Raises:
-        TrackingError: It is not; or it is mlflow-skinny, which has nothing for SQL stores.
+        TrackingError: It is not installed, or is mlflow-skinny, which has nothing for SQL stores.
     """
     needed = ["mlflow"]
     if not tracking_uri.startswith("http"):
