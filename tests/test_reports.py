@@ -782,6 +782,16 @@ def test_what_is_not_there_is_one_sentence(curves: Lab, arguments: list[str], pa
     assert "Traceback" not in result.output
 
 
+def test_that_previous_is_a_run_of_the_same_pipeline_is_said(curves: Lab) -> None:
+    train(curves, *LOSSES)
+    curves.run("everything", node_names=["a"])
+
+    result = metrics(curves, "show", "previous")
+
+    assert result.exit_code == 2
+    assert "of the same pipeline; give the id of another." in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize(
     "arguments", [["show"], ["compare"], ["history", "a"], ["check"], ["ui", "--no-browser"]]
 )

@@ -87,7 +87,8 @@ class Runs:
         if name in ("last", "previous"):
             last = self._last or self.newest(1)[0]
             chosen = last if name == "last" else self.before(last)
-            return self._first([*filter(None, [chosen])], "no finished run before the last")
+            what = "no finished run before the last, of the same pipeline; give the id of another"
+            return self._first([*filter(None, [chosen])], what)
         if word == "best" and rest:
             return self._best(rest)
         if word == "git" and rest:
