@@ -114,7 +114,7 @@ def load(who: str, store: str, keys: int, count: int) -> dict[str, float]:
 
 
 class OneRequestEach:
-    """What a save costs that is one request: the same dataset, without gathering."""
+    """What a save costs that is one request: the same dataset, without batching."""
 
     def __init__(self, to: Destination) -> None:
         self.run_id = to.run_id

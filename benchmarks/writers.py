@@ -39,7 +39,7 @@ class Writer:
         self.dataset.bind(Binding("bench", "bench", ".", self.destination))
 
     def ours(self, points: int) -> None:
-        """Saves of a few points, which the delivery gathers."""
+        """Saves of a few points, which the delivery batches."""
         delivery = delivery_to(self.destination).open()
         for start in range(self.step, self.step + points, SAVE):
             self.dataset.save({"loss": {step: step / 7 for step in range(start, start + SAVE)}})

@@ -129,9 +129,9 @@ def entered() -> Iterator[list[str]]:
     threading.setprofile(None)
 
 
-@pytest.mark.parametrize("gathered", [True, False], ids=["in the pipeline's process", "a worker"])
+@pytest.mark.parametrize("batched", [True, False], ids=["in the pipeline's process", "a worker"])
 def test_a_save_enters_six_modules_in_one_direction(
-    lab: Lab, tmp_path: Path, entered: list[str], gathered: bool
+    lab: Lab, tmp_path: Path, entered: list[str], batched: bool
 ) -> None:
     uri = f"sqlite:///{lab.store}"
     run_id = MlflowClient(uri).create_run("0").info.run_id
@@ -140,12 +140,12 @@ def test_a_save_enters_six_modules_in_one_direction(
     dataset.bind(Binding("m", "m", ".", Destination(uri, run_id, outbox)))
     dataset.save({"warm": 0.0})  # the first makes MLflow's client
     delivery = delivery_to(Destination(uri, run_id, outbox))
-    if gathered:
+    if batched:
         delivery.open()
 
     entered.clear()
     dataset.save({"loss": 0.5, "accuracy": [0.7, 0.8]})
-    if gathered:
+    if batched:
         delivery.close()
     found = list(entered)
 

@@ -423,7 +423,7 @@ def test_steps_that_the_store_gives_while_it_takes_no_points_are_known(
 
     delivery.look_up_steps("x", again=False)
 
-    assert delivery.steps.told == {"x": True}
+    assert delivery.steps.answered == {"x": True}
     assert "begin at 0" not in caplog.text
     delivery.close()
 

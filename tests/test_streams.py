@@ -1,4 +1,4 @@
-"""Small saves are gathered; none is left behind, and none fails unseen."""
+"""Small saves are batched; none is left behind, and none fails unseen."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def batcher(sink: Sink) -> Iterator[Batcher]:
 
 def test_small_saves_are_one_request_in_order(sink: Sink, batcher: Batcher) -> None:
     for number in range(300):
-        batcher.put([number, -number])  # type: ignore[list-item]
+        batcher.add([number, -number])  # type: ignore[list-item]
     batcher.flush()
 
     written = [point for request in sink.requests for point in request]
@@ -61,7 +61,7 @@ def test_small_saves_are_one_request_in_order(sink: Sink, batcher: Batcher) -> N
 
 def test_a_request_takes_no_more_than_it_may(sink: Sink, batcher: Batcher) -> None:
     sink.open.clear()
-    batcher.put(list(range(2500)))  # type: ignore[arg-type]
+    batcher.add(list(range(2500)))  # type: ignore[arg-type]
     sink.open.set()
     batcher.flush()
 
@@ -69,7 +69,7 @@ def test_a_request_takes_no_more_than_it_may(sink: Sink, batcher: Batcher) -> No
 
 
 def test_a_point_does_not_wait_for_a_flush(sink: Sink, batcher: Batcher) -> None:
-    batcher.put([1])  # type: ignore[list-item]
+    batcher.add([1])  # type: ignore[list-item]
 
     wait_until(lambda: sink.requests, 10)
 
@@ -81,7 +81,7 @@ def test_a_slow_store_slows_the_producer_down(sink: Sink, batcher: Batcher) -> N
     def produce() -> None:
         nonlocal put
         for _ in range(3 * LIMIT // 100):
-            batcher.put(list(range(100)))  # type: ignore[arg-type]
+            batcher.add(list(range(100)))  # type: ignore[arg-type]
             put += 100
 
     producer = threading.Thread(target=produce)
@@ -102,7 +102,7 @@ def test_a_flush_does_not_wait_for_what_is_put_after_it(sink: Sink, batcher: Bat
 
     def produce() -> None:
         while not flushed.is_set():
-            batcher.put([0])  # type: ignore[list-item]
+            batcher.add([0])  # type: ignore[list-item]
 
     def store_slowly(points: list[Any]) -> None:
         flushed.wait(0.01)
@@ -125,12 +125,12 @@ def test_a_flush_does_not_wait_for_what_is_put_after_it(sink: Sink, batcher: Bat
 
 def test_what_the_store_refused_is_raised_by_the_next_call(sink: Sink, batcher: Batcher) -> None:
     sink.error = ConnectionError("the store is gone")
-    batcher.put([1])  # type: ignore[list-item]
+    batcher.add([1])  # type: ignore[list-item]
 
     with pytest.raises(ConnectionError, match="the store is gone"):
         batcher.flush()
     with pytest.raises(ConnectionError, match="the store is gone"):
-        batcher.put([2])  # type: ignore[list-item]
+        batcher.add([2])  # type: ignore[list-item]
     with pytest.raises(ConnectionError, match="the store is gone"):
         batcher.close()
 
@@ -144,7 +144,7 @@ def test_what_waits_behind_a_refused_request_is_written(sink: Sink, batcher: Bat
         sink.requests.append(points)
 
     batcher._write = refuse_first
-    batcher.put(list(range(2500)))  # type: ignore[arg-type]
+    batcher.add(list(range(2500)))  # type: ignore[arg-type]
 
     with pytest.raises(ValueError, match="takes no 0"):
         batcher.close()
@@ -161,28 +161,28 @@ def test_an_outage_ends_the_writing(sink: Sink, batcher: Batcher) -> None:
         raise error
 
     batcher._write = fail
-    batcher.put(list(range(2500)))  # type: ignore[arg-type]
+    batcher.add(list(range(2500)))  # type: ignore[arg-type]
 
     with pytest.raises(StoreUnavailableError):
         batcher.close()
     assert tried == [1000]
 
 
-def test_a_flush_that_is_interrupted_leaves_the_gathering_as_it_was(
+def test_a_flush_that_is_interrupted_leaves_the_batching_as_it_was(
     sink: Sink, batcher: Batcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(delivery, "BATCH_SECONDS", 60)
     sink.open.clear()
-    batcher.put([1])  # type: ignore[list-item]
+    batcher.add([1])  # type: ignore[list-item]
     with monkeypatch.context() as patched:
         patched.setattr(batcher, "_wait", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             batcher.flush()
     sink.open.set()
     wait_until(lambda: sink.requests)
-    batcher.put([2])  # type: ignore[list-item]
-    threading.Event().wait(0.3)  # a batcher that does not gather would write it
-    batcher.put([3])  # type: ignore[list-item]
+    batcher.add([2])  # type: ignore[list-item]
+    threading.Event().wait(0.3)  # one that does not wait would write it
+    batcher.add([3])  # type: ignore[list-item]
     batcher.close()
 
     assert sink.requests == [[1], [2, 3]]
@@ -248,7 +248,7 @@ def test_what_was_saved_can_be_loaded_at_once(lab: Lab) -> None:
 
 
 @pytest.mark.slow
-def test_a_forked_worker_gathers_what_a_generator_yields(
+def test_a_forked_worker_batches_what_a_generator_yields(
     lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In others Kedro (1.7) calls no hooks: each yield is a request."""

@@ -4,7 +4,7 @@ The way of one save, each step in one module:
 
     dataset.py             MlflowMetricsDataset.save: what a node returned
     points.py              parse, by_key: validated points under their keys
-    delivery/delivery.py   Delivery.send: small saves gathered into few requests; on the way,
+    delivery/delivery.py   Delivery.send: small saves batched into few requests; on the way,
                            reports/report.py counts and shows what is sent
     delivery/route.py      Route.write: to the store or, in an outage, to the outbox
     store/mlflow_store.py  MlflowStore.log_points: one request, tried again if need be

@@ -99,15 +99,15 @@ class MlflowPipelineHook:
 
     @hook_impl(trylast=True)
     def after_node_run(self, node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
-        """Make the run active again, if the node has left another; in a worker, gather saves."""
+        """Make the run active again, if the node has left another; in a worker, batch saves."""
         from .process.state import process_state
 
         if run := _run_of(catalog):
             run.leave()
         elif process_state().membership:
-            from .binding.streams import gather
+            from .binding.streams import batch_streams
 
-            gather(node, catalog, outputs)
+            batch_streams(node, catalog, outputs)
 
     @hook_impl(trylast=True)
     def on_node_error(self, catalog: DataCatalog) -> None:

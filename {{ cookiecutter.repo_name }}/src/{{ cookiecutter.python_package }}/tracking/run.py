@@ -102,7 +102,7 @@ class TrackedRun:
         self._closing = threading.Lock()
 
     def open(self, resolved: Resolved, new: NewRun | None, catalog_runs: Collection[str]) -> None:
-        """Open the resolved run, make it the active one, and gather small saves."""
+        """Open the resolved run, make it the active one, and batch small saves."""
         destination, run = open_destination(
             self._config, resolved, self._outbox, new, catalog_runs, user=self
         )

@@ -18,7 +18,7 @@ def set_notebook(config: MlflowConfig, shell: Any) -> None:
 
     ``shell`` is IPython's, whose stop button tells no hook.
     """
-    if find_spec("mlflow") is None:  # who needs it is told so
+    if find_spec("mlflow") is None:  # the first use of it says so
         return
     from ..delivery.opening import find_experiment
     from ..process.mlflow_globals import Default

@@ -1,4 +1,4 @@
-"""Gathers the small saves of a generator node, in a worker process of ParallelRunner."""
+"""Batches the small saves of a generator node, in a worker process of ParallelRunner."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from ..delivery.route import Destination
 
 
-def gather(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
+def batch_streams(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
     """Put other generators in the place of those in ``outputs`` that yield metrics.
 
-    A worker is told when a node's function has returned, and not when its task has ended; but of a
-    generator node's outputs Kedro (1.0 to 1.7) takes what they yield until they end.
+    In a worker a hook is called when a node's function has returned, and none when its task has
+    ended; but Kedro (1.0 to 1.7) takes what a generator node's outputs yield until they end.
     """
     if not inspect.isgeneratorfunction(node.func):
         return
@@ -32,12 +32,12 @@ def gather(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
     bindings = [its.binding for its in datasets if isinstance(its, MlflowMetricsDataset)]
     destinations = {its.destination for its in bindings if its and its.destination}
     if destinations:
-        gathering = _Gathering(destinations)
-        outputs |= {name: gathering.until_one_ends(stream) for name, stream in outputs.items()}
+        batching = _Batching(destinations)
+        outputs |= {name: batching.until_one_ends(stream) for name, stream in outputs.items()}
 
 
-class _Gathering:
-    """What gathers while Kedro takes in turn what the streams of one node yield.
+class _Batching:
+    """Batches saves while Kedro takes in turn what the streams of one node yield.
 
     The first that ends is the last that Kedro asks, be it of metrics or not.
     """

@@ -135,7 +135,7 @@ def _activate(info: Mapping[str, Any] | None, undo: ExitStack) -> None:
 def _open(
     dataset: MlflowMetricsDataset, binding: Binding, share: Share, attempt_id: str, undo: ExitStack
 ) -> None:
-    """Gather small saves of a dataset until the node has ended.
+    """Batch small saves of a dataset until the node has ended.
 
     Dask executes the node of a lost worker again. So there is a delivery for each try, which counts
     steps from the same as the first one, and leaves out what is there.

@@ -1,4 +1,4 @@
-"""``Delivery``: takes the points of one MLflow run, and gathers small saves into few requests."""
+"""``Delivery``: takes the points of one MLflow run, and batches small saves into few requests."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def delivery_to(destination: Destination) -> Delivery:
 class Delivery:
     """All that this process sends to and reads from one MLflow run; ``route`` leads to the run.
 
-    From ``open`` to ``close`` small saves are gathered; else, in a worker process, each is written.
+    From ``open`` to ``close`` small saves are batched; else, in a worker process, each is written.
     """
 
     def __init__(self, destination: Destination) -> None:
@@ -49,7 +49,7 @@ class Delivery:
         self._lock = threading.Lock()
 
     def open(self) -> Delivery:
-        """Gather small saves from now on; returns who does: if this has been closed, another."""
+        """Batch small saves from now on; returns the delivery that does: if closed, another."""
         with self._lock:
             current = delivery_to(self.destination)
             if current is self:
@@ -59,7 +59,7 @@ class Delivery:
         return current.open()
 
     def close(self) -> None:
-        """Write what waits; the last of those who called ``open`` ends the gathering."""
+        """Write what waits; the last of those who called ``open`` ends the batching."""
         with suppress(Exception):  # below it is raised again
             self.flush()  # Ctrl-C in here leaves all as it is, for another close
         with self._lock:
@@ -84,7 +84,7 @@ class Delivery:
             metrics, steps = self._earlier.without(metrics, steps)
         points = _points(metrics, steps)
         batch = list(islice(points, METRICS_PER_REQUEST))
-        if len(batch) < METRICS_PER_REQUEST and (its := self._batcher) and its.put(batch):
+        if len(batch) < METRICS_PER_REQUEST and (its := self._batcher) and its.add(batch):
             return
         self.flush()
         while batch:
@@ -93,13 +93,13 @@ class Delivery:
 
     def look_up_steps(self, writer: str, again: bool) -> None:
         """Let points without a step count on from what the run has; once a dataset, or again."""
-        run, breaker, told = self.destination, self.route.breaker, self.steps.told
-        is_known = told.get(writer) or (writer in told and breaker.seconds_left() > 0)
+        run, breaker, answered = self.destination, self.route.breaker, self.steps.answered
+        is_known = answered.get(writer) or (writer in answered and breaker.seconds_left() > 0)
         if self._earlier or (is_known and not again):
             return  # a repeated Kedro run gives its points the same steps
-        last_steps, told[writer] = self.route.last_steps()
+        last_steps, answered[writer] = self.route.last_steps()
         self.steps.begin_after(last_steps, by_others=not run.is_external)
-        if run.is_external and not (told[writer] or self._warned):
+        if run.is_external and not (answered[writer] or self._warned):
             self._warned = True
             what = f"begin at 0, whatever the MLflow run {run.run_id} has."
             logger.warning(f"The store does not answer: points without a step {what}")
@@ -129,7 +129,7 @@ class StepCounter:
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
         self.writers: dict[str, str] = {}  # by key, the dataset that was the first to write it
-        self.told: dict[str, bool] = {}  # by dataset, whether the store gave the run's last steps
+        self.answered: dict[str, bool] = {}  # by dataset, whether the store gave the last steps
         self._lock = threading.Lock()
 
     def begin_after(self, last_steps: Mapping[str, int], by_others: bool) -> None:
@@ -178,13 +178,13 @@ class Batcher:
     def __init__(self, write: Callable[[list[Point]], None]) -> None:
         self._write = write
         self._queue: list[Point] = []
-        self._put = self._sent = self._wanted = 0  # points, since the beginning
+        self._added = self._sent = self._wanted = 0  # points, since the beginning
         self._closed = False
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._changed = threading.Condition()
 
-    def put(self, points: list[Point]) -> bool:
+    def add(self, points: list[Point]) -> bool:
         """Take points, when there is room; False if it took none: a signal may have closed it."""
         with self._changed:
             self._wait(lambda: len(self._queue) < LIMIT)
@@ -198,17 +198,17 @@ class Batcher:
                     self._thread = None
                     return False
             self._queue.extend(points)
-            self._put += len(points)
+            self._added += len(points)
             if not len(points) < len(self._queue) < METRICS_PER_REQUEST:  # the first, or enough
                 self._changed.notify_all()
             return True
 
     def flush(self) -> None:
-        """Return when everything that has been put is written; a node may put more meanwhile."""
+        """Return when everything that has been added is written; a node may add more meanwhile."""
         with self._changed:
-            put = self._wanted = self._put
+            added = self._wanted = self._added
             self._changed.notify_all()
-            self._wait(lambda: self._sent >= put)
+            self._wait(lambda: self._sent >= added)
 
     def close(self) -> None:
         """Write what is left and end the thread."""

@@ -27,7 +27,7 @@ class Deadline:
 
 
 def postpone(deadlines: Mapping[int, Deadline]) -> None:
-    """Move those of other threads, by thread: a store that answers this one is busy, not away."""
+    """Move those of other threads, by thread: a store that answers this one is busy, not down."""
     now = time.monotonic()
     for thread, each in deadlines.items():
         if thread != threading.get_ident():
