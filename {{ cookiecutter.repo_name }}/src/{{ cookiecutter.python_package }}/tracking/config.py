@@ -124,7 +124,7 @@ def register_context(
     """
     from .process import contexts  # imported late: not every Kedro command needs it
 
-    @cache  # read and checked once, and not before it is needed
+    @cache  # read and checked once, when it is first needed
     def load() -> MlflowConfig:
         config = load_config(loader, project_path)
         register(project_path, config.redactor)

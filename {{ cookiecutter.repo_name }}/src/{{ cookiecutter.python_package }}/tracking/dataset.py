@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Kedro-Viz knows by this name what it gets.
+# Kedro-Viz decides by this type's name how to draw a preview.
 PlotlyPreview = NewType("PlotlyPreview", dict[str, Any])
 
 
@@ -87,7 +87,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         self.key, self._given_key = allowed_name(key) if key else None, key
         self.prefix = prefix = "" if key else prefix
         self.run_id = run_id or None
-        self.membership: Membership | None = None  # a worker that unpickles it joins the run
+        self.membership: Membership | None = None  # by unpickling this a worker joins the run
         self.binding: Binding | None = None
         self._prefix = entry_being_built() if prefix is None else prefix
         self._warned: set[str] = set()

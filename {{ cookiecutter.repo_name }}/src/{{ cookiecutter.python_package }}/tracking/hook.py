@@ -47,8 +47,8 @@ class MlflowPipelineHook:
         if "." not in package.name and package.level == logging.NOTSET:
             package.setLevel(logging.INFO)
 
-    # Outermost, so that what follows its yield comes last: other hooks may add to the configuration
-    # what it is read with (OmegaConf's resolvers, patterns, another loader).
+    # The outermost wrapper, whose code after the yield runs last: other hooks may add what the
+    # configuration needs to be read (OmegaConf's resolvers, patterns, another loader).
     @hook_impl(wrapper=True, tryfirst=True)
     def after_context_created(self, context: KedroContext) -> Generator[None, Any, Any]:
         """Take note of the configuration."""
@@ -80,20 +80,20 @@ class MlflowPipelineHook:
             _fail(catalog, error)
             raise
 
-    # MLflow's active run belongs to a thread, and nodes run on any. The hooks below come before
-    # those of others before a node, and after them after it; none comes where a generator yields.
+    # MLflow's active run belongs to a thread, and nodes run on any. Before a node, the hooks below
+    # are called before other plugins' hooks; after a node, after. None is called at a yield.
 
     @hook_impl(tryfirst=True)
     def before_dataset_loaded(self, node: Node) -> None:
         """Make the run MLflow's active one, for other hooks' MLflow calls and the dataset's."""
         from .process.state import process_state
 
-        if run := process_state().run_in(sys._getframe()):  # Kedro gives it no catalog
+        if run := process_state().run_in(sys._getframe()):  # Kedro gives this hook no catalog
             run.enter(node)
 
     @hook_impl(tryfirst=True)
     def before_node_run(self, node: Node, catalog: DataCatalog) -> None:
-        """Make the run the one of the node's own MLflow calls."""
+        """Make the run MLflow's active one, for the node's own MLflow calls."""
         if run := _run_of(catalog):
             run.enter(node)
 
@@ -155,7 +155,7 @@ class MlflowPipelineHook:
                 bind(datasets, config.separator, None, catalog)
                 _bind_named(named, config, last=None)
             return
-        # Imported by those who track: it took 6 of the 600 ms of `kedro registry list`.
+        # Imported late: that took 6 of the 600 ms of `kedro registry list`, which tracks nothing.
         from .provenance import parameters
         from .run import open_run
 
@@ -197,7 +197,7 @@ def _bind_named(
 def _rules_of(
     datasets: Mapping[str, MlflowMetricsDataset], bindings: Mapping[str, Binding]
 ) -> list[Rule]:
-    """What the datasets say of their metrics, those that have no MLflow run of their own."""
+    """The rules of the datasets that write to the Kedro run's MLflow run."""
     from .reports.rules import Owner, by_owner
 
     return by_owner(
@@ -231,5 +231,5 @@ def _close_collected(catalog_id: int) -> None:
     from .process.state import process_state
 
     if run := process_state().run_of(catalog_id):
-        run.catalog_id = None  # another catalog may get it
+        run.catalog_id = None  # another catalog may get the same id
         threading.Thread(target=run.close_quietly, name="mlflow-killed").start()

@@ -34,13 +34,13 @@ class Tag:
     COMMAND = "kedro.command"
     ERROR = "kedro.error"  # what ended the run
     MACHINE = "kedro.machine"  # the machine, or container, of the processes that use the run
-    PROCESS = "kedro.process"  # the one that opened it, and others: their ids and when they began
+    PROCESS = "kedro.process"  # ids and start times of the processes that use the run
     # One value for each run: tells whether a request whose answer was lost has created the run.
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
-    # A run of `kedro metrics open`, for Kedro runs that may be repeated; for whom it was opened.
+    # Of a run of `kedro metrics open`, for Kedro runs that may be repeated: its `--key`.
     SHARED = "kedro.shared"
-    # Of a run that began in the outbox: its target store and, if its target is an external run, the
-    # id of that one and a mark: its end is not to be written.
+    # Of a run that began in the outbox: its target store and, if its target is an external run,
+    # that run's id and a mark that `kedro metrics sync` must not end the target.
     TARGET_STORE = "kedro.spool.store"
     TARGET_RUN = "kedro.spool.run_id"
     EXTERNAL = "kedro.spool.external"

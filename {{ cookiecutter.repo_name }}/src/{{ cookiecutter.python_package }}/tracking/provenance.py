@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # For how many seconds git is waited for, each time: no tag is worth a run's start.
 GIT_SECONDS = 3.0
-# What git sets for its hooks; it would be asked of their repository.
+# What git sets for its hooks: with these, git would answer for the hook's repository.
 OF_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR")
 MOST_NAMES = 10  # of parameters that a line lists
 
@@ -144,7 +144,7 @@ def new_parameters(
     """Those of the parameters that an MLflow run does not have yet; MLflow changes none."""
     for key in parameters.keys() & known.keys():
         if parameters[key] != known[key]:
-            stays = secrets.redact_parameter(key, known[key])  # others may have written it
+            stays = secrets.redact_parameter(key, known[key])  # maybe written by others
             logger.warning(
                 f"The parameter {key!r} of the MLflow run stays {stays!r}; MLflow does not"
                 f" change it to {parameters[key]!r}."

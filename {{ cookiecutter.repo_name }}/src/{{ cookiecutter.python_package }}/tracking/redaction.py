@@ -27,7 +27,7 @@ from .scanning.pairs import Span, logins_in, secret_pairs, secrets_in_urls
 _WORDS = "password passwd passphrase passcode pwd token secret key credential authorization cookie"
 SECRET_WORDS = tuple(_WORDS.split())
 HIDDEN = "***"
-# Whose keys are secret; others are those of a table, a mapping, a keyboard.
+# "Key" marks a secret after one of these words only: a table or a mapping has keys, too.
 _KEYS = (
     "access account admin anthropic api app application auth authentication aws azure client"
     " consumer crypto decrypt decryption deploy encrypt encryption gcp google gpg hmac"

@@ -92,7 +92,7 @@ class TrackedRun:
         self.key = uuid.uuid4().hex  # by which its MLflow run can be found
         self._config = config
         self._outbox = outbox
-        self.run: Run | None = None  # as it was when it was opened
+        self.run: Run | None = None  # the MLflow run, as it was when opened
         self._delivery: Delivery | None = None
         self._catalog_runs: dict[str, Delivery] = {}  # to the runs that the catalog names, by id
         self._active: ActiveOnThreads | None = None
@@ -139,7 +139,7 @@ class TrackedRun:
         return self._active.take_seat([]).stack if self._active else []
 
     def is_interrupted(self) -> bool:
-        """Whether Kedro executes it no more: Ctrl-C reaches no hook."""
+        """Whether Kedro no longer executes this run: Ctrl-C calls no hook."""
         return self._is_kedros and not is_executed(self.catalog_id, self._thread)
 
     def membership(self) -> Membership | None:
@@ -189,7 +189,7 @@ class TrackedRun:
             logger.error("The end of the MLflow run could not be written: %s", reason(failure))
 
     def _close(self, status: str, error: BaseException | None) -> None:
-        if self._delivery is None and status == "KILLED":  # it may have been about to be opened
+        if self._delivery is None and status == "KILLED":  # the signal may have come amid open()
             end_created(self._outbox, self._config.tracking_uri, self.key)
         if self.report:
             self.report.finish(hasty=status == "KILLED")
@@ -225,7 +225,7 @@ class TrackedRun:
         except Exception:
             self._deregister()
             raise
-        self._deregister()  # no `finally`: after Ctrl-C it stays open, for the exit handler
+        self._deregister()  # no `finally`: after Ctrl-C the run stays open, for the exit handler
         self._report(status, waiting)
 
     def _report(self, status: str, waiting: Mapping[Delivery, int | None]) -> None:

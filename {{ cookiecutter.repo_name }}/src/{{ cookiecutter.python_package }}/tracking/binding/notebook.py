@@ -1,4 +1,4 @@
-"""What a Kedro context does for the notebook in which it is made."""
+"""Points MLflow's own functions at the project's store, in a notebook with a Kedro context."""
 
 from __future__ import annotations
 

@@ -23,12 +23,12 @@ def check_code(client: Any, package: str) -> str:
 
 
 def checked_call() -> Any:
-    """A function that a worker calls to load another and call it, if its own code is the same."""
+    """A function that loads and calls another on a worker, if the worker has the same code."""
     return _sent(code_of, _code_in_use, _problem, _load_and_call)
 
 
 # Dask sends a function of __main__ itself, and not its name, which a scheduler or a worker might
-# not know. So those below import what they use; of each other they know the earlier ones.
+# not know. So each function below imports what it uses, and calls only functions above it.
 
 
 def _sent(*functions: Any) -> Any:
@@ -42,7 +42,7 @@ def _sent(*functions: Any) -> Any:
 
 
 def code_of(package: str) -> str:
-    """A fingerprint of the package's code, as it is on this machine; empty if it is not there."""
+    """A fingerprint of the package's code on this machine; empty if the package is missing."""
     import hashlib
     import importlib.util
     from pathlib import Path

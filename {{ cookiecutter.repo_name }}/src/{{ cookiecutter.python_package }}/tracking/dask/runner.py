@@ -70,7 +70,7 @@ class DaskRunner(AbstractRunner):
         _check_outputs(pipeline, catalog)
         _check_keys(pipeline, catalog)
         with connected(self._address, self._max_workers) as self._client:
-            # Of the project's package, and of this one where it is not within that.
+            # The project's package, and the package of this module if that is another.
             packages = dict.fromkeys((str(PACKAGE_NAME), __name__.partition(".")[0]))
             self._codes = {package: check_code(self._client, package) for package in packages}
             self._share = _share(pipeline, catalog)
@@ -98,7 +98,7 @@ class _Executor(Executor):
         return cast("Future[Any]", self._dask.submit(self._call, self._codes, pickled))
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Return when all has ended; after an error, cancel it."""
+        """Return when all tasks have ended; after an error, cancel them."""
         self._dask.shutdown(wait=kind is None)
 
 
@@ -139,7 +139,7 @@ def _check_keys(pipeline: Pipeline, catalog: DataCatalog) -> None:
 
 
 def _is_in_memory(dataset: object) -> bool:
-    # The second: as Kedro's ParallelRunner tells them, a CachedDataset for example.
+    # By _SINGLE_PROCESS Kedro's ParallelRunner finds such datasets, too: CachedDataset, say.
     return isinstance(dataset, MemoryDataset) or getattr(dataset, "_SINGLE_PROCESS", False)
 
 
@@ -168,7 +168,7 @@ def _share(pipeline: Pipeline, catalog: DataCatalog) -> Share | None:
 
 
 def _last_steps(datasets: Iterable[MlflowMetricsDataset]) -> dict[Destination, Mapping[str, int]]:
-    """By external run that is written to, the last steps that it had before."""
+    """By destination, if it is an external run: the last steps before this Kedro run."""
     from ..delivery.delivery import delivery_to
 
     found = {dataset.binding.destination for dataset in datasets if dataset.binding}

@@ -74,7 +74,7 @@ def _cancellable() -> Iterator[None]:
     def watch() -> None:
         while not ended.wait(WATCH_SECONDS):
             state = getattr(worker.state.tasks.get(key), "state", "cancelled")
-            if state == "cancelled":  # it is raised before the thread's next instruction
+            if state == "cancelled":  # raised in the node's thread, at its next instruction
                 error = ctypes.py_object(CancelledTaskError)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), error)
                 return
@@ -90,7 +90,7 @@ def _cancellable() -> Iterator[None]:
 
 @cache
 def _hook_manager(package: str) -> PluginManager:
-    """The project's hooks, made once a process: Kedro (1.7) does it for each task."""
+    """The project's hooks, made once a process: Kedro (1.7) would make them for each task."""
     configure_project(package)
     manager = _create_hook_manager()
     _register_hooks(manager, settings.HOOKS)

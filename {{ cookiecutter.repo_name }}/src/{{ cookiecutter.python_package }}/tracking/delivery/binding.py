@@ -16,7 +16,7 @@ class Binding:
     prefix: str  # what its keys begin with
     separator: str  # stands between the prefix and a metric's name
     destination: Destination | None  # the MLflow run; None where tracking is off
-    sources: tuple[Destination, ...] = ()  # to read from, the first that has it; none: destination
+    sources: tuple[Destination, ...] = ()  # ``load`` reads the first with points
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
     key: str | None = None  # of its only metric
     no_source: str = ""  # why the run to read from, which ``load_args`` name, was not found
@@ -28,7 +28,7 @@ class Binding:
         return self.key or key_prefix(self.prefix, self.separator)
 
     def has(self, key: str) -> bool:
-        """Whether it is a key of the dataset."""
+        """Whether a key is one of the dataset's."""
         return key == self.key if self.key else key.startswith(self.start)
 
     def overlaps(self, other: Binding) -> bool:

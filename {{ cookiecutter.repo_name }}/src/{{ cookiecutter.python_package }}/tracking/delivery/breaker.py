@@ -33,7 +33,7 @@ class CircuitBreaker:
             raise StoreUnavailableError(error.uri, error)
 
     def seconds_left(self) -> float:
-        """For how many seconds the store is not to be asked; 0 if it may be."""
+        """For how many seconds no request is to be sent to the store; 0 if one may be."""
         return max(self._open_until - time.monotonic(), 0.0)
 
     def allow(self) -> None:

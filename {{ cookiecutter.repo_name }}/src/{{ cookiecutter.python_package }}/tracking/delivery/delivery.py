@@ -60,8 +60,8 @@ class Delivery:
 
     def close(self) -> None:
         """Write what waits; the last of those who called ``open`` ends the batching."""
-        with suppress(Exception):  # below it is raised again
-            self.flush()  # Ctrl-C in here leaves all as it is, for another close
+        with suppress(Exception):  # the second flush below raises the error again
+            self.flush()  # Ctrl-C in here changes nothing: close() can be called again
         with self._lock:
             self.users -= 1
             batcher = None if self.users else self._batcher
@@ -219,12 +219,12 @@ class Batcher:
                 self._closed = True
                 self._changed.notify_all()
             if self._thread:
-                self._thread.join()  # it writes what came after the flush
+                self._thread.join()  # the thread first writes what came after the flush
 
     def _wait(self, condition: Callable[[], bool]) -> None:
         self._changed.wait_for(lambda: condition() or self._error)
         if self._error:
-            raise self._error from None  # what is handled may have it as its cause: Drain.refusal
+            raise self._error from None  # the handled error may be its effect: Drain.refusal
 
     def _work(self) -> None:
         while not isinstance(self._error, TrackingError) and (batch := self._next()):

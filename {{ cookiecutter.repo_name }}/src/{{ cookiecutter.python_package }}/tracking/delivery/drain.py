@@ -89,7 +89,7 @@ class Drain:
         wait([after])
         pause = 0.0
         try:
-            if kept and after.exception() is None:  # else it would be sent again
+            if kept and after.exception() is None:  # written already: it must not be sent again
                 with suppress(sqlite3.Error, OSError):
                     self._outbox.remove([kept])
             while True:

@@ -17,12 +17,12 @@ Steps = Mapping[str, Sequence[int]]
 
 
 class Earlier:
-    """What an MLflow run had before this process wrote to it: an earlier try wrote the same."""
+    """What an MLflow run had before this process: maybe an earlier try of the same Kedro run."""
 
     def __init__(self, route: Route) -> None:
         self._route = route
         self._keys: set[str] | None = None  # that the run had
-        # Of those of its keys that were asked, by step, the newest values: some have equal times.
+        # By key and step, the newest values: several, if their timestamps are equal.
         self._newest: dict[str, dict[int, set[float]]] = {}
         self._lock = threading.Lock()
 
@@ -69,7 +69,7 @@ def _newest(points: Iterable[tuple[int, int, float]]) -> dict[int, set[float]]:
 
 
 def _comparable(value: float) -> float:
-    """The value as ``Route.histories`` gives it: there is one NaN, equal to itself in a tuple."""
+    """The value, with one object for all NaNs, as in ``Route.histories``: sets go by identity."""
     return math.nan if math.isnan(value) else float(value)
 
 

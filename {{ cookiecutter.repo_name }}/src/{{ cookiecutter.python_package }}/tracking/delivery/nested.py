@@ -54,7 +54,7 @@ def end_nested(
 
 def _end(run: LeftRun, parent: Destination, end: RunEnd, deadline: float) -> None:
     """End a run, if it has not been ended; in an outage, in the outbox of its parent's store."""
-    with suppress(TimeoutError):  # it waits for requests of MLflow's own, with MLflow's waits
+    with suppress(TimeoutError):  # waits for MLflow's requests, with MLflow's timeouts
         within(deadline - time.monotonic(), partial(end_system_metrics, run.run_id))
     route = Route(Destination(run.tracking_uri, run.run_id))
     try:
@@ -80,7 +80,7 @@ def _running_within(parent: Destination, experiment: str) -> list[LeftRun]:
             search = f"tags.`{Tag.PARENT_RUN}` = '{run_id}' and attributes.status = 'RUNNING'"
             runs = route.ask(partial(_search, search=search, experiment=experiment))
             children = [run.info.run_id for run in runs if not _OF_OTHERS & run.data.tags.keys()]
-            parents += children  # the loop goes on with them
+            parents += children  # the loop goes on with the children's children
             found += [LeftRun(parent.tracking_uri, child) for child in children]
     except Exception as error:
         logger.warning("Nested MLflow runs were not looked for: %s", reason(error))

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# For how many seconds a store may not answer, all in all, when a run starts; and for how many, if
-# it answers other threads of this process: with a password to check, it may take 5 s a request.
+# For how many seconds, all in all, a store may not answer the start of a run; the second, while the
+# store answers other threads of this process: to check a password may take it 5 s a request.
 START_SECONDS, BUSY_SECONDS = 8.0, 60.0
 # How many RUNNING runs, the newest of an experiment, are looked at for dead ones.
 MOST_RUNNING = 50
@@ -77,7 +77,7 @@ def open_destination(  # noqa: PLR0913
                 may_repeat = Tag.SHARED in run.data.tags
                 return Destination(store.uri, resolved.run_id, outbox, True, may_repeat), run
             run = create(new, store, resolved, _waiting_runs(outbox))
-            breaker_of(store.uri).record_success()  # to open a tracking server asks nothing of it
+            breaker_of(store.uri).record_success()  # `open` sends a tracking server no request
             return Destination(store.uri, run.info.run_id, outbox), run
     except StoreUnavailableError as error:
         if config.on_outage != "spool" or outbox is None:
@@ -105,7 +105,7 @@ def _open_in_outbox(
                 f"The steps that the MLflow run {resolved.run_id} has are not known now: points"
                 " without a step are counted from 0."
             )
-        # In the outbox it is this process's own run, to be ended, whatever its target is.
+        # In the outbox the run is this process's own, to be ended, also if its target is external.
         run = create(replace(new, tags={**new.tags, **target}), spool)
         return Destination(spool.uri, run.info.run_id), run
 
@@ -130,7 +130,7 @@ def start_deadline(store: MlflowStore) -> Iterator[None]:
 def tracking(
     store: MlflowStore, credentials: Mapping[str, str], user: object, ways_out: str = WAYS_OUT
 ) -> Iterator[None]:
-    """With the store open and the process set for it; it stays so, unless something fails."""
+    """Open the store, and point MLflow's own functions at it until the run's end or an error."""
     state = process_state()
     state.termination.wait_if_terminating()
     with as_tracking_error(store.uri, ways_out):
@@ -140,7 +140,7 @@ def tracking(
             try:
                 # The first request needs the credentials.
                 state.begin_tracking(store.uri, credentials, user)
-                yield  # TrackedRun.close() undoes it, also after Ctrl-C
+                yield  # TrackedRun.close() calls end_tracking(), also after Ctrl-C
             except Exception:
                 state.end_tracking(user)
                 raise
@@ -205,7 +205,7 @@ def create(
     experiment = store.experiment_id(new.experiment)
     try:
         _close_dead_runs(store, experiment, waiting)
-    except Exception as error:  # whatever it is, the run that begins is not to blame
+    except Exception as error:  # not the fault of the run that begins, which goes on
         logger.warning("Dead MLflow runs were not looked for: %s", reason(error))
     return store.create_run(experiment, new.tags, new.name)
 
@@ -213,14 +213,14 @@ def create(
 def _close_dead_runs(store: MlflowStore, experiment: str, waiting: Collection[str]) -> None:
     """Close as KILLED what is RUNNING, whose process is gone, and of which nothing waits here."""
     # By status alone: a condition on a tag makes MLflow (3.17) go through that tag of all runs,
-    # which took 190 ms with 22,000 of them; without one it is 3 ms more than with none.
+    # which took 190 ms with 22,000 runs; a search by status takes 3 ms more than with no runs.
     found = store.search_runs("attributes.status = 'RUNNING'", experiment, MOST_RUNNING)
     running = {run.info.run_id: run for run in found}
     for run_id, run in running.items():
         around = _kedros(run, running)
         if around.info.run_id in waiting or not is_gone(around.data.tags):
             continue
-        now = store.get_run(run_id)  # it may have ended well since, or be in use again
+        now = store.get_run(run_id)  # the run may have ended well since, or be in use again
         if now.info.status == "RUNNING" and is_gone(_kedros(now, running).data.tags):
             store.log_params_and_tags(run_id, tags={Tag.ERROR: "The process was killed."})
             store.end_run(run_id, "KILLED")

@@ -40,9 +40,9 @@ class Destination:
     tracking_uri: str = field(repr=False)
     run_id: str
     outbox: Outbox | None = None
-    is_external: bool = False  # the run was there before, and its end is left to who opened it
+    is_external: bool = False  # given by the caller, who ends it
     may_repeat: bool = False  # an earlier try may have written to it; its points are left out
-    attempt_id: str = ""  # of a node that a cluster may execute again; each counts its own steps
+    attempt_id: str = ""  # of a try of a node on a cluster; each try counts its own steps
 
 
 class Route:
@@ -150,8 +150,8 @@ class Route:
         return sum(numbers) if numbers else None
 
     def last_steps(self) -> tuple[dict[str, int], bool]:
-        """The highest step of every key, and whether the store gave it: else, of the outbox's."""
-        waiting = [*self._waiting()]  # first: the drain takes away what the store has
+        """The highest step of every key, and whether the store's points are among them."""
+        waiting = [*self._waiting()]  # read first: the drain deletes what it has written
         try:
             found, is_known = self.ask(MlflowStore.last_steps), True
         except StoreUnavailableError:
@@ -164,8 +164,8 @@ class Route:
         return found, is_known
 
     def histories(self, start: str) -> History:
-        """All points of all keys that begin so, also of those that wait in the outbox."""
-        waiting = [*self._waiting()]  # first: the drain takes away what the store has
+        """All points of all keys that begin with ``start``, with those that wait in the outbox."""
+        waiting = [*self._waiting()]  # read first: the drain deletes what it has written
         found = self.ask(lambda store, run_id: store.histories(run_id, start))
         more: dict[str, set[tuple[int, int, float]]] = defaultdict(set)
         for key, value, step, timestamp, _ in (p for request in waiting for p in request.points):

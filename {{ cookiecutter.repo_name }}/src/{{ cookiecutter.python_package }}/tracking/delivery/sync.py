@@ -95,7 +95,7 @@ def _sync_outbox(outbox: Outbox, report: Callable[[str], object], running: bool)
 
 
 def _each(outbox: Outbox, target: MlflowStore, running: bool) -> Iterator[tuple[bool, str]]:
-    """Write run by run; yields whether it was written, and a line about it."""
+    """Write run by run; yields for each whether that succeeded, and a line for the user."""
     for store, run_id in outbox.runs():
         obstacle = _obstacle(store, target.uri)
         way_out = f"forget what waits for it with `kedro metrics sync --discard {run_id}`"
@@ -133,7 +133,7 @@ def _obstacle(store: str, uri: str) -> str | None:
 def _attempt(
     name: str, target: MlflowStore, obstacle: str | None, way_out: str, write: Callable[[], str]
 ) -> tuple[bool, str]:
-    """Write one run; returns whether it was written, and a line about it."""
+    """Write one run; returns whether that succeeded, and a line for the user."""
     if obstacle:
         return False, f"Left {name}: {obstacle}."
     with as_tracking_error(target.uri, WAITS):
@@ -159,7 +159,7 @@ def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
                 has_end, error = True, request.end.error
     run = target.get_run(run_id)
     if has_end and not error and Tag.ERROR in run.data.tags:
-        # Another run took it for dead: its process was gone, and its end was in the outbox.
+        # Another run found this run's process gone, and its end was in the outbox only.
         target.delete_tag(run_id, Tag.ERROR)
     elif run.info.status == "RUNNING" and is_gone(run.data.tags):
         target.end_run(run_id, "KILLED")
@@ -169,7 +169,7 @@ def _send(outbox: Outbox, run_id: str, target: MlflowStore) -> str:
 def _write_run(run: Run, spool: MlflowStore, target: MlflowStore) -> str:
     """Write a run that began in the outbox."""
     run_id = run.info.run_id
-    run = spool.get_run(run_id)  # it may have ended well meanwhile
+    run = spool.get_run(run_id)  # the run may have ended well meanwhile
     if run.info.status == "RUNNING":
         spool.end_run(run_id, "KILLED")
         run = spool.get_run(run_id)
@@ -208,7 +208,7 @@ def _points(store: MlflowStore, run_id: str, key: str) -> list[Point]:
 def _write_points(
     target: MlflowStore, run_id: str, key: str, points: list[Point], may_repeat: bool
 ) -> None:
-    """Write the points of a key that are not there, and read them back."""
+    """Write the points of a key that the store does not have, and check that it has them then."""
     identity = itemgetter(1, 2) if may_repeat else itemgetter(0, 1, 2)  # a try has its own time
     for is_last in (False, True):
         there = {identity(_identity(point)) for point in _points(target, run_id, key)}

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow import ActiveRun
 
-# What can be suspended; its frame has no caller then.
+# Code that can be suspended: a suspended frame has no caller.
 _SUSPENDABLE = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR
-# How often the frames of another thread are looked at, until they are whole.
+# How often another thread's frames are read, at most, while the outermost one is suspended.
 _MOST_LOOKS = 1000
 
 
@@ -37,7 +37,7 @@ def _kedro_objects(frames: Iterable[FrameType]) -> Iterator[int]:
 
 
 def with_callers(frame: FrameType | None) -> Iterator[FrameType]:
-    """A frame, and those that have called it."""
+    """A frame and its callers, from the inside out."""
     while frame:
         yield frame
         frame = frame.f_back
@@ -100,7 +100,7 @@ class ActiveOnThreads:
         self._left: list[LeftRun] = []
 
     def take_seat(self, stack: list[Any] | None = None) -> Seat:
-        """Make it the active run of this thread, whose stack is given or asked for."""
+        """Make the run the active one of this thread, or of the thread that has this stack."""
         stack = _stack() if stack is None else stack
         seat = self._seats.setdefault(id(stack), Seat(stack, list(stack)))
         if self.run.info.run_id not in [run.info.run_id for run in stack]:  # by the caller, say
@@ -108,7 +108,7 @@ class ActiveOnThreads:
         return seat
 
     def enter(self, node: object) -> None:
-        """Before something of a node is executed on this thread: no other node's run is active."""
+        """Before a node's code is executed on this thread: leave no other node's run active."""
         seat = self.take_seat()
         if seat.before_nodes is None:
             seat.before_nodes = list(seat.stack)
@@ -134,7 +134,7 @@ class ActiveOnThreads:
         self.take_seat(seat.stack)  # a node may have called mlflow.end_run() once too often
 
     def _keep(self, seat: Seat, kept: list[Any]) -> None:
-        """Take from a stack what is not to be kept, and remember it."""
+        """Remove all but the ``kept`` runs from a stack; remember those that were left open."""
         left = [run for run in seat.stack if not any(run is other for other in kept)]
         if left:
             seat.stack[:] = [run for run in seat.stack if not any(run is gone for gone in left)]

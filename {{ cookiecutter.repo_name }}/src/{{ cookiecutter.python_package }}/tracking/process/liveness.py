@@ -54,7 +54,7 @@ def _has_ended(process: str) -> bool:
         return bool(began) and _began(int(pid)) != began
     except ProcessLookupError:
         return True
-    except OSError:  # it is another user's
+    except OSError:  # the process is another user's
         return False
 
 

@@ -44,8 +44,8 @@ class Membership:
         if state.membership != self:
             if state.membership is None:
                 active_runs.on_new_threads(_stack_of_thread)
-                # MLflow's exit handler would end the run; this comes before it, and also where
-                # a worker's exit calls no exit handlers (multiprocessing/process.py, _bootstrap).
+                # MLflow's exit handler would end the run. This is called before that handler,
+                # and by workers whose exit calls none (multiprocessing/process.py, _bootstrap).
                 util.Finalize(None, active_runs.clear_thread, exitpriority=0)
             state.membership = self
             mlflow_globals.use_store_in_run(self.tracking_uri)

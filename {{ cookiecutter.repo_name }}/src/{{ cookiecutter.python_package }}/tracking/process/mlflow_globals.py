@@ -18,8 +18,8 @@ from ..scanning.uris import absolute
 STORE = "MLFLOW_TRACKING_URI"
 EXPERIMENT_ID, EXPERIMENT_NAME = "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"
 RUN_ID = "MLFLOW_RUN_ID"
-# Which variables a Kedro run has set, to what, and what the user had set there, as JSON: processes
-# that a node starts inherit it with the variables.
+# As JSON, the variables that a Kedro run has set, with its value and the user's for each: processes
+# that a node starts inherit this one with the others.
 SET_BY_RUN = "KEDRO_MLFLOW_SET_BY_RUN"
 _VARIABLES = (STORE, EXPERIMENT_ID, EXPERIMENT_NAME, RUN_ID, SET_BY_RUN)
 
@@ -40,7 +40,7 @@ def environment() -> dict[str, str]:
 
 
 class LentVariables:
-    """Environment variables for several at a time: the last of them puts back what was there."""
+    """Environment variables that several Kedro runs set at once: the last restores the user's."""
 
     def __init__(self) -> None:
         self._users: Counter[str] = Counter()  # by variable
@@ -48,7 +48,7 @@ class LentVariables:
         self._lock = threading.Lock()
 
     def lend(self, variables: Mapping[str, str]) -> None:
-        """Set variables, but for those that are lent already."""
+        """Set variables, except for those that another Kedro run has set already."""
         with self._lock:
             new = {name: value for name, value in variables.items() if not self._users[name]}
             self._before |= {name: os.environ.get(name) for name in new}
@@ -56,7 +56,7 @@ class LentVariables:
             set_environment(new)
 
     def take_back(self, variables: Mapping[str, str]) -> None:
-        """Undo ``lend``, which may have been interrupted before it did anything."""
+        """Undo ``lend``, also where Ctrl-C has interrupted ``lend`` before it set a variable."""
         with self._lock:
             self._users.subtract(variables.keys())
             self._users = +self._users
@@ -78,7 +78,7 @@ def user_environment() -> dict[str, str]:
 
 
 def settings_restorer() -> Callable[[], None]:
-    """Take note of the settings; returns what sets them again, whatever has been set since."""
+    """Take note of MLflow's settings; returns a function that restores them."""
     import mlflow
     from mlflow.tracking import fluent
 
@@ -195,7 +195,7 @@ class Default:
 
 
 class DefaultStore:
-    """Sets a default, and undoes it for the next one."""
+    """Sets MLflow's default store; to set another one first undoes the last."""
 
     def __init__(self) -> None:
         self._default: Default | None = None

@@ -31,7 +31,7 @@ class ProcessState:
         self.secrets: dict[Any, Any] = {}  # redaction.py: Secrets by project folder
         self.runs_with_workers: set[str] = set()  # process.membership, dask.runner: ids
         self.membership: Any = None  # process.membership: Membership, in a worker process
-        self.active_in_worker: Any = None  # MLflow's ActiveRun of it
+        self.active_in_worker: Any = None  # the MLflow ActiveRun in a worker process
         self.thread = threading.local()  # contexts.py: the configuration of the thread's context
         self.configs: dict[int, Any] = _keeper().configs  # contexts.py: what reads them, by catalog
         self.environment = mlflow_globals.LentVariables()
@@ -99,7 +99,7 @@ class ProcessState:
                 mlflow_globals.use_store_in_run(tracking_uri)
                 undo(active_runs.on_new_threads(self._stack_of_thread))
                 undo(self.termination.stop)
-                # After MLflow's own, which closes an active run as FINISHED; so called before it.
+                # Registered last, so called first: MLflow's handler ends an active run as FINISHED.
                 undo(atexit.unregister, self.kill_open_runs)
                 atexit.register(self.kill_open_runs)
             elif self._tracking_uri != tracking_uri:
@@ -123,7 +123,7 @@ class ProcessState:
                 mlflow_globals.use_experiment_in_run(experiment_id)
 
     def end_tracking(self, user: object = None) -> None:
-        """Undo ``begin_tracking``, if this is the last of those who called it."""
+        """Undo ``begin_tracking``, when the last of its users has ended."""
         with self._lock:
             self._users.discard(user)
             if not self._users:
@@ -132,7 +132,7 @@ class ProcessState:
 
     def set_default_store(self, default: mlflow_globals.Default) -> None:
         """Point MLflow's own functions at a store (``DefaultStore``), unless a run is open."""
-        self.kill_interrupted_runs()  # what they have set is not the user's choice
+        self.kill_interrupted_runs()  # an interrupted run's settings are not the user's choice
         with self._lock:  # a service may make contexts on several threads
             if not _all_open_runs():
                 _keeper().default_store.set(default)
@@ -154,7 +154,7 @@ class ProcessState:
         """In a forked process: the runs, and the SIGTERM that is watched for, are its parent's."""
         self.open_runs.clear()
         self.termination.stop()
-        if self.gc_paused_by:  # threads of the parent's, which are not here to turn it on again
+        if self.gc_paused_by:  # the parent's threads, which would turn it on, are not here
             gc.enable()
 
     def _stack_of_thread(self) -> list[Any]:
@@ -164,7 +164,7 @@ class ProcessState:
 
 
 def process_state() -> ProcessState:
-    """The state of this process; a forked process begins with a new one."""
+    """The state of this process; a forked process begins with a new state."""
     states = _states()
     return states.get(ProcessState) or states.setdefault(ProcessState, ProcessState())
 
@@ -172,7 +172,7 @@ def process_state() -> ProcessState:
 @contextmanager
 def gc_paused() -> Iterator[None]:
     """Pause the collector: objects are made by the thousand, and none is garbage."""
-    if not gc.isenabled():  # the user has turned it off, or another thread is here
+    if not gc.isenabled():  # turned off by the user, or by another thread in this function
         yield
         return
     paused, thread = process_state().gc_paused_by, threading.get_ident()
@@ -201,7 +201,7 @@ def gc_paused_for_import() -> Iterator[None]:
 
 # IPython's `%reload_kedro` deletes the project's modules, all whose names begin with the package's
 # (kedro.ipython._remove_cached_modules): what has to survive it is in a module of another name.
-# All projects of a process share it: a run that was interrupted may be another one's.
+# All projects of a process share that module: an interrupted run may be of another project.
 _STATE_MODULE = "_metrics_tracking"
 
 

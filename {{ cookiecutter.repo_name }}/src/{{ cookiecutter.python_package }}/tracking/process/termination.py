@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import MappingProxyType
 
-# A scheduler's or container's SIGTERM, a closed terminal's SIGHUP, Ctrl-\'s SIGQUIT; and the values
-# of those that the system has.
+# A scheduler's or container's SIGTERM, a closed terminal's SIGHUP, Ctrl-\'s SIGQUIT; Windows has
+# not all of these signals.
 _NAMES = ("SIGTERM", "SIGHUP", "SIGQUIT")
 SIGNALS: Mapping[int, str] = MappingProxyType(
     {int(getattr(signal, name)): name for name in _NAMES if hasattr(signal, name)}
 )
 _WATCHER = "mlflow-sigterm"  # the thread that closes the runs
-# For how many seconds a signal may take to end the process that it was sent to.
+# A process has so many seconds to end by the signal that it sends to itself.
 DEATH_SECONDS = 0.5
 
 
@@ -36,7 +36,7 @@ class TerminationWatch:
     def start(self, close: Callable[[], None]) -> None:
         """Watch for the signals that have no handler, unless an event loop owns the wakeup fd."""
         if hasattr(signal, "siginterrupt"):
-            # MLflow (3.17) imports polars (2.1), where it is installed; with its handler Ctrl-C
+            # MLflow (3.17) imports polars (2.1), if installed; with polars' handler Ctrl-C
             # wakes no thread that waits for a lock, as a runner does for its nodes.
             signal.siginterrupt(signal.SIGINT, True)
         if self._writer or threading.current_thread() is not threading.main_thread():
@@ -100,7 +100,7 @@ class TerminationWatch:
 def _die_of(number: int) -> None:
     """End the process by a signal, or with the status that a shell gives to such an end."""
     os.kill(os.getpid(), number)
-    # A container's first process goes on: the kernel keeps signals without a handler from it
+    # A container's first process goes on: the kernel sends it no signal without a handler
     # (https://man7.org/linux/man-pages/man7/pid_namespaces.7.html).
     time.sleep(DEATH_SECONDS)
     os._exit(128 + number)

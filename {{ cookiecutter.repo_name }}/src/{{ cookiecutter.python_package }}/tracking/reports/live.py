@@ -106,7 +106,7 @@ class _Watched:
     """Standard output, or error, that makes room before something is written or asked there."""
 
     def __init__(self, stream: Any, lines: LiveLines) -> None:
-        self.rich_proxied_file = stream  # by this name rich finds it, to write the lines
+        self.rich_proxied_file = stream  # rich looks for this name, and writes its lines there
         self._lines = lines
 
     def write(self, text: str) -> int:

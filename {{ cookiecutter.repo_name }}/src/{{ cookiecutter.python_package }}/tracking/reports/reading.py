@@ -39,7 +39,7 @@ def access(may_look: bool = False) -> Iterator[None]:
     the project around the current folder.
     """
     state = process_state()
-    config = current_config()  # also in a Kedro run: another one may end, and take them back
+    config = current_config()  # also within a Kedro run: another run's end may undo its variables
     if config is None and may_look and not state.open_runs:
         config = _project_config()
     credentials = config.credentials if config else {}

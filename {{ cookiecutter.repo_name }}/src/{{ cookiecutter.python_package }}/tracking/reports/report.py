@@ -66,7 +66,7 @@ class RunReport:
             self._quietly(self._live.update, name, partial(self._latest, metrics))
 
     def pause(self, for_good: bool = False) -> None:
-        """A node begins, or the run ends: nothing streams, until something does."""
+        """Take the live lines away: a node begins, or the run ends."""
         if self._live:
             self._quietly(self._live.stop, for_good)
 
@@ -75,7 +75,7 @@ class RunReport:
 
         ``hasty``: the process has been told to end, and asks no store.
         """
-        if self.record not in self._delivery.observers:  # another close has done it
+        if self.record not in self._delivery.observers:  # called already, by another close()
             return
         self.pause(for_good=True)
         if self._monitor:
@@ -97,7 +97,7 @@ class RunReport:
         self._values = with_best(points, self._best_start)
 
     def show(self, status: str, has_page: bool) -> None:
-        """Print the summary and, if they are there, where the charts are."""
+        """Print the summary and, if there are charts, where."""
         self._quietly(self._show, status, has_page)
 
     def _show(self, status: str, has_page: bool) -> None:

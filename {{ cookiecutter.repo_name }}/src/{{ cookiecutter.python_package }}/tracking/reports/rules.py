@@ -26,10 +26,10 @@ class Rule:
     name: str
     greater_is_better: bool | None = None
     threshold: float | None = None  # what the value has to reach
-    max_regression: float | None = None  # by how much it may be worse than the baseline's
+    max_regression: float | None = None  # how much worse than the baseline's it may be
     max_relative_regression: float | None = None  # the same, as a share of the baseline's value
     start: str = ""  # what the keys of its dataset begin with, a pattern as well
-    place: int = field(default=0, compare=False)  # among the rules of the catalog, as it stands
+    place: int = field(default=0, compare=False)  # among the catalog's rules, from its top
 
     @property
     def key(self) -> str:
@@ -49,7 +49,7 @@ class Limit:
     name: str  # threshold, max_regression, max_relative_regression
     limit: float
     value: float | None  # None: the run does not have the metric
-    baseline: float | None  # of the baseline run; None: there is none, or it is not asked for
+    baseline: float | None  # None: no baseline run has the metric, or the limit needs none
     passed: bool
     greater_is_better: bool
 

@@ -224,7 +224,7 @@ def with_previous(store: MlflowStore, run: Run) -> tuple[Run | None, Run | None]
         and each.data.metrics
     )
     previous = next(earlier, None)
-    # Those of a sweep may be all that was found; they themselves make no second request each.
+    # A sweep's children may fill the first request. A child itself makes no second one.
     if previous is None and len(found) == NEWEST and Tag.PARENT_RUN not in run.data.tags:
         previous = _finished_before(store, run)
     return now, previous

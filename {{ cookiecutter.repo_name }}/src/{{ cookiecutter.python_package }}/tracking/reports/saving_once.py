@@ -48,5 +48,5 @@ class SavingOnce(logging.Filter):
         logger = logging.getLogger(KEDROS_LOGGER)
         for each in list(logger.filters):
             if isinstance(each, SavingOnce) and each._catalog_id == self._catalog_id:
-                with suppress(ValueError):  # another thread has done it
+                with suppress(ValueError):  # another thread has removed the filter
                     logger.removeFilter(each)

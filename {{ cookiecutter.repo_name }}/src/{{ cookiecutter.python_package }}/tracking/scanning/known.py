@@ -13,13 +13,13 @@ MIN_SECRET_LENGTH = 4
 # From this length on a value is not met by chance: cloud regions' names have up to 14 characters.
 LONG_ENOUGH = 15
 MIN_LINE_LENGTH = 8  # of a secret of several lines
-# The letters before a word that are none of it: of an escape.
+# An escape sequence just before a word, whose letters are not the word's.
 _ESCAPE = re.compile(r"(?:\\[abfnrtv]|\\x[0-9a-fA-F]{2}|%[0-9a-fA-F]{2})\Z")
 _NUMBER_BEFORE, _NUMBER_AFTER = re.compile(r"\d\.\Z"), re.compile(r"\.\d")
 
 
 class KnownSecrets:
-    """Finds secrets, however many: all of them are looked up at once, by how they begin."""
+    """Finds many secrets in one pass over a text: looks them up by their first letters."""
 
     def __init__(self, values: Iterable[str]) -> None:
         self._forms = {form for value in values for form in _forms(value)}
@@ -32,7 +32,7 @@ class KnownSecrets:
         self._first = re.compile(f"[{firsts}]" if firsts else "(?!)")
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where they are; those of less than ``LONG_ENOUGH`` characters only as whole words."""
+        """Where the secrets are; those shorter than ``LONG_ENOUGH`` only as whole words."""
         done = 0
         for first in self._first.finditer(text):
             start = first.start()
@@ -51,7 +51,7 @@ class KnownSecrets:
 
 
 def _is_whole(text: str, start: int, end: int) -> bool:
-    """Whether it is not a part of a longer word or number."""
+    """Whether ``text[start:end]`` is not a part of a longer word or number."""
     before, after = text[max(start - 4, 0) : start], text[end : end + 2]
     first, last = text[start], text[end - 1]
     is_within_word = (_is_word(first) and _is_word(before[-1:]) and not _ESCAPE.search(before)) or (

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 
 Span = tuple[int, int]
-# Whether this name says of this value that it is a secret; without a value: of any.
+# (name, value) -> whether the name marks the value as a secret; (name) -> whether any value.
 NamesSecret = Callable[..., bool]
 
 # Where a value may follow: name = value, "name": value, name => value; or: --name value.
@@ -29,7 +29,7 @@ _QUOTE_OR_BRACKET = re.compile(r"""(?<!\\)(?P<escapes>\\*)(?P<quote>['"])|[(\[{]
 _ERROR = ("Error", "Exception", "Warning")  # KeyError: 'loss'
 # How a name in a query may end: ?hapikey=..., &sig=... of Azure.
 _IN_QUERY = ("key", "sig", "signature")
-# In a header all of the line is the value, or of the string that it is in: Cookie: a=1; b=2
+# A header's value goes to the end of the line, or of a string around it: Cookie: a=1; b=2
 _LINE, _LINE_TO = re.compile(".*"), {q: re.compile(f"[^\n{q}]*") for q in "'\""}
 _HEADERS = {"authorization", "proxy-authorization", "cookie", "set-cookie"}
 _USER_OPTIONS = {"-u", "--user", "--username"}

@@ -35,8 +35,8 @@ def sqlite_uri(path: Path) -> str:
     text = path.as_posix()
     odd = re.search("[%?]", text)
     if odd and _decodes_percent():
-        # MLflow 3.17 creates the folder that the encoded text names: with slashes encoded, too, it
-        # is the one above the first odd one, which is there.
+        # MLflow 3.17 creates the folder that the encoded text names. With slashes encoded, too,
+        # that is the folder above the first odd name, which exists.
         start = text.rfind("/", 0, odd.start()) + 1
         text = text[:start] + quote(text[start:], safe=" ")
     elif "?" in text:

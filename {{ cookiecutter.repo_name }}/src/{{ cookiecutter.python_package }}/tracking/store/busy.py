@@ -17,17 +17,17 @@ class Deadline:
     """The ``end`` of a thread's requests; up to ``latest``, while the store answers others."""
 
     end: float
-    seconds: float  # how long it may answer nobody
+    seconds: float  # how long the store may answer no thread at all
     latest: float
 
     def extend(self, seconds: float) -> None:
-        """Move it."""
+        """Move the end to so many seconds later."""
         self.end += seconds
         self.latest += seconds
 
 
 def postpone(deadlines: Mapping[int, Deadline]) -> None:
-    """Move those of other threads, by thread: a store that answers this one is busy, not down."""
+    """Move other threads' deadlines: a store that answers this thread is busy, not down."""
     now = time.monotonic()
     for thread, each in deadlines.items():
         if thread != threading.get_ident():

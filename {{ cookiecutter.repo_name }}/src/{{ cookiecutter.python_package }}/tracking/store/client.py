@@ -67,7 +67,7 @@ def make_client(tracking_uri: str, retry: Retry) -> MlflowClient:
         for name in (engine.pool.logger.name, "psycopg"):  # lost connections, refused requests
             logging.getLogger(name).addFilter(retry.lets_log)
         # MLflow keeps the engine, by URI: its connections may be to a file that was removed. In a
-        # forked process they belong to the parent, which alone may close them
+        # forked process the connections belong to the parent, which alone may close them
         # (https://docs.sqlalchemy.org/en/20/core/pooling.html#using-connection-pools-with-multiprocessing-or-os-fork).
         engine.dispose(close=os.getpid() == _IMPORTED_IN)
     if type(service.store) is RestStore:  # Databricks and the stores of plugins keep their waits

@@ -85,7 +85,7 @@ class Retry(Protocol):
 
 
 def request(make: Callable[[], T], retry: Retry) -> T:
-    """What a request returns; a ``TimeoutError`` if it takes longer than until the deadline."""
+    """What a request returns; a ``TimeoutError`` if the deadline comes first."""
     seconds = retry.seconds_left()
 
     def on_thread() -> T:
@@ -144,7 +144,7 @@ def _engine(uri: str, seconds: float) -> Iterator[Engine]:
 
 
 def _connect(engine: Engine) -> Connection:
-    """A connection that no pool keeps: if it comes too late, it is closed none the less."""
+    """A connection outside the pool, so that one that comes too late is closed, too."""
     connection = engine.connect()
     connection.detach()
     return connection
@@ -183,7 +183,7 @@ def _locked(engine: Engine, uri: str) -> Iterator[None]:
 
 
 def _make_or_check(uri: str, engine: Engine) -> str | None:
-    """The same, where no other process of ours is at it."""
+    """Make or check the tables, while no other process of this kind does."""
     read = partial(within, CREATE_SECONDS, partial(_schema, engine))
     schema = read()
     failure: Exception | None = None

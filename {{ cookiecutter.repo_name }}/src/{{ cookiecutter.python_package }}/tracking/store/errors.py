@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
     from requests import Response
 
-# The first ask for another try; 5xx say that it was not the request's fault, but for these two.
+# 4xx that ask for another try, and the two 5xx that refuse the request (501, 505).
 _TRANSIENT, _REFUSED_5XX = {408, 425, 429}, {501, 505}
 _BY_STATUS = {401: Problem.LOGIN, 403: Problem.RIGHTS, 413: Problem.TOO_LARGE}
 
 NO_ANSWER = "it does not answer in time"
 START = "; start it"
-# For who reads, or opens a run for others: there the outbox is of no use.
+# For commands that read, or that open a run for others: these can't use the outbox.
 NO_OUTBOX = START + ", or set another 'tracking_uri' in mlflow.yml"
 WAYS_OUT = (
     START + ", set another 'tracking_uri' in mlflow.yml, or 'on_outage: spool' to run without"
@@ -89,7 +89,7 @@ class AnswerError(Exception):
         super().__init__(text)
 
     def get_http_status_code(self) -> int:
-        """As MLflow's errors have it."""
+        """The status, by the name of the method that MLflow's errors have."""
         return self.status
 
 
@@ -148,7 +148,7 @@ def is_outage(error: BaseException) -> bool:
 
 
 def problem_of(error: BaseException) -> Problem | None:
-    """What is the matter with the store, if it is one of the known problems."""
+    """The known problem that an error is a sign of, if any."""
     if isinstance(error, StoreUnavailableError | StoreRefusedError):
         return error.problem
     if driver := driver_error(error):

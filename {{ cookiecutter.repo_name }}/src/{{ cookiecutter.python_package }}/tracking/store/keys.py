@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What servers begin with: MariaDB 10.11 with utf8mb4_general_ci, 11.5 and later with
-# utf8mb4_uca1400_ai_ci, MySQL 8 with utf8mb4_0900_ai_ci. MLflow's tables leave it at that.
+# A server's own default: of MariaDB 10.11 utf8mb4_general_ci, of 11.5 and later
+# utf8mb4_uca1400_ai_ci, of MySQL 8 utf8mb4_0900_ai_ci. MLflow's tables set no other.
 USUAL_COLLATION = "utf8mb4_general_ci"
 COLLATION_SECONDS = 2.0
 RUNS_REMEMBERED = 100  # with their keys

@@ -34,7 +34,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 
 
 class Retry:
-    """Makes requests again, within the thread's deadline or, if it has none, the soonest of any."""
+    """Retries requests until this thread's deadline or, without one, the soonest of any thread."""
 
     def __init__(self) -> None:
         self.answers = 0  # how many requests the store has answered
@@ -100,7 +100,7 @@ class MlflowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.is_open = False  # it is there and whole, as far as this process has seen
+        self.is_open = False  # this process has seen that the store is there and whole
         self.retry = Retry()
         self.deadline = self.retry.deadline
         self.turns = Turns(lambda: self.retry.answers)
@@ -140,11 +140,11 @@ class MlflowStore:
             problem = make_or_check(self._path)
         else:
             problem = database.make_or_check(self.uri, self.retry.seconds_left())
-        self.retry.extend(time.monotonic() - began)  # the time to create it does not count
+        self.retry.extend(time.monotonic() - began)  # the time to create a new store does not count
         return problem
 
     def experiment_id(self, name: str) -> str:
-        """The id of the experiment; it is created if there is none."""
+        """The id of the experiment, which is created if missing."""
         artifacts = None  # MLflow's own default is where the command was typed
         if self._path:
             artifacts = (self._path.parent / "mlartifacts" / allowed_name(name)).as_uri()
@@ -171,7 +171,7 @@ class MlflowStore:
         return self.call(lambda client: queries.get_run(client, run_id, named_by))
 
     def delete_tag(self, run_id: str, key: str) -> None:
-        """Remove a tag of a run, if it has it."""
+        """Remove a tag of a run, if the run has that tag."""
         self.call(lambda client: queries.delete_tag(client, run_id, key))
 
     def search_runs(self, search: str = "", experiment: str = "", newest: int = 0) -> list[Run]:
@@ -219,7 +219,7 @@ class MlflowStore:
 
     def _request(self, request: Callable[[MlflowClient], T]) -> T:
         # MLflow's SQL stores make some thirty objects a row: the collector took a fifth of the
-        # time of a save, a third of a load's. A tracking server makes them in its own process.
+        # time of a save, a third of a load's. A tracking server's objects are in its own process.
         with nullcontext() if self.uri.startswith("http") else gc_paused():
             if not self._is_database_server:  # the others have a time limit of their own
                 return request(self._connected())

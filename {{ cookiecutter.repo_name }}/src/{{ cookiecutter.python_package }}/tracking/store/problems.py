@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Problem(Enum):
-    """What no other try mends, except for ``TOO_MANY``: what it is, and what to do."""
+    """A problem that no retry solves, except ``TOO_MANY``: its text, and what to do."""
 
     LOGIN = (
         "it refuses the login",
@@ -55,8 +55,8 @@ _POSTGRES = {
     "53100": Problem.FULL,
     "53300": Problem.TOO_MANY,
 }
-# A refused connection has no SQLSTATE (psycopg 3.3 and psycopg2 2.9: libpq does not give it), only
-# the server's words; in another language they are taken for an outage.
+# A refused connection has no SQLSTATE (libpq gives psycopg 3.3 and psycopg2 2.9 none), only the
+# server's English message; a message in another language counts as an outage.
 _POSTGRES_TEXTS = {
     r"authentication failed|no password supplied|no pg_hba\.conf entry": Problem.LOGIN,
     r'role ".*" (does not exist|is not permitted to log in)': Problem.LOGIN,
@@ -90,7 +90,7 @@ def driver_error(error: BaseException) -> Any:
 
 
 def database_problem(driver: BaseException) -> Problem | None:
-    """The problem that an error of a driver is about, if it is one of these."""
+    """The known problem that a database driver's error is a sign of, if any."""
     number, state, text = _code(driver)
     if number is not None:
         return _MYSQL.get(number)
@@ -114,8 +114,8 @@ def is_transient_in_database(driver: BaseException) -> bool:
         return True
     if state is not None:
         return state.startswith(_POSTGRES_TRANSIENT)
-    # The names are Python's, https://peps.python.org/pep-0249/#exceptions; a lost connection may
-    # be any but these.
+    # Error classes of Python's database API, https://peps.python.org/pep-0249/#exceptions: a
+    # lost connection raises none of these.
     refused = {"IntegrityError", "DataError", "ProgrammingError", "NotSupportedError"}
     return not refused & {kind.__name__ for kind in type(driver).__mro__}
 
@@ -127,7 +127,7 @@ def is_lock_timeout(error: BaseException) -> bool:
 
 
 def driver_text(driver: BaseException) -> str:
-    """What the driver says, in a line without the data that it is about."""
+    """The driver's message, in one line and without data of the user's."""
     number, _, text = _code(driver)
     text = text.strip().partition("\n")[0].rpartition(" failed: ")[2]
     if number == 1062:  # noqa: PLR2004

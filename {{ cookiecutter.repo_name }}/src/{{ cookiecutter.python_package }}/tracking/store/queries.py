@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RUNS_PER_REQUEST = 50_000  # the most that MLflow allows
 MOST_SEARCHED = 10_000  # of the newest runs of an experiment, for one that has certain keys
-# By key, its points as (timestamp, step, value): MLflow gives them in the order of these.
+# By key, its points as (timestamp, step, value): MLflow sorts them in this order.
 History = dict[str, list[tuple[int, int, float]]]
 Wanted = Mapping[str, Callable[[str], bool]]  # by name, whether a key is looked for
 
@@ -48,12 +48,12 @@ def experiment_id(client: MlflowClient, name: str, artifacts: str | None) -> str
 
 
 def delete_tag(client: MlflowClient, run_id: str, key: str) -> None:
-    """Remove a tag of a run, if it has it."""
-    if key in client.get_run(run_id).data.tags:  # an earlier try may have removed it
+    """Remove a tag of a run, if the run has that tag."""
+    if key in client.get_run(run_id).data.tags:  # an earlier try may have removed the tag
         try:
             client.delete_tag(run_id, key)
         except Exception:
-            if key in client.get_run(run_id).data.tags:  # and nobody else has, just now
+            if key in client.get_run(run_id).data.tags:  # still there: no other process removed it
                 raise
 
 

@@ -20,7 +20,7 @@ class Schema:
 
     version: str | None
     tables: frozenset[str]
-    is_used: bool = True  # it has an experiment: MLflow makes one as soon as all tables are there
+    is_used: bool = True  # has an experiment, which MLflow makes as soon as all tables are there
 
     @property
     def is_empty(self) -> bool:
@@ -49,7 +49,7 @@ def versions() -> list[str]:
 
 
 def settled(read: Callable[[], Schema]) -> Schema:
-    """The schema, when no other process is migrating it: `mlflow ui`, say."""
+    """Wait until no other process (`mlflow ui`, say) is migrating the tables; return the schema."""
     schema = read()
     deadline = time.monotonic() + MIGRATION_QUIET_SECONDS
     while not schema.is_current and time.monotonic() < deadline:

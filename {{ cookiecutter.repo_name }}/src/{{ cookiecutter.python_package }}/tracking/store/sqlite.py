@@ -125,7 +125,7 @@ def upgrade(path: Path) -> Path | None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a database as it is now, whoever writes to it."""
+    """Copy a database as it is now, also while a process writes to it."""
     create_private(target, like=source)
     with closing(_open(source)) as old, closing(_open(target)) as new:
         old.backup(new)
@@ -138,7 +138,7 @@ def create_private(path: Path, like: Path | None = None) -> None:
     (https://www.sqlite.org/src/file/src/os_unix.c, findCreateFileMode).
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(OSError):  # it is there; or SQLite will say what is wrong
+    with suppress(OSError):  # the file exists; or SQLite will say what is wrong
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, OWNER_ONLY))
         path.chmod(like.stat().st_mode & 0o777 if like and like.exists() else OWNER_ONLY)
 
