@@ -34,7 +34,7 @@ MOST_ENTRIES = 10  # of credentials.yml that an error lists
 
 
 class ConfigError(click.ClickException):
-    """An invalid key or value in ``mlflow.yml``; Click prints just the message."""
+    """A wrong setting, mostly in ``mlflow.yml``; Click prints just the message."""
 
 
 def _is_text(value: Any) -> bool:
@@ -80,7 +80,7 @@ class MlflowConfig:
     summary: bool = True
     system_metrics: bool = False
     on_outage: str = "raise"  # of the store at the start; later ones end no run
-    outbox: str | None = None  # the project's folder
+    outbox: str | None = None  # None: the project's folder or, if not writable, the user's
     require_delivery: bool = False
     secrets: Sequence[str] = SECRET_WORDS
     read_credentials: Callable[[], Mapping[str, str]] = field(default=dict, repr=False)

@@ -187,7 +187,7 @@ class MlflowMetricsDataset(AbstractDataset[Mapping[str, Any], dict[str, Any]]):
         return run_id, points, binding.start
 
     def _to_read(self) -> Binding:
-        """As bound; where it is not, or names a run that the hook has not looked for, to that."""
+        """The hook's binding; a new one if there is none or it lacks the run of ``load_args``."""
         bound = self.binding
         if bound and (not self.reads_run or bound.sources or bound.no_source):
             return bound

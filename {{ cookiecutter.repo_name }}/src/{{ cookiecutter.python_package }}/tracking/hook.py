@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class MlflowPipelineHook:
-    """Opens the MLflow run of a pipeline, binds its metrics datasets, closes it as it ended.
+    """Opens the MLflow run of a pipeline, binds its metrics datasets, closes the run at its end.
 
     Register it once, in ``settings.py``: ``HOOKS = (MlflowPipelineHook(),)``. All Kedro runs of
     a process share it, on any number of threads; what is known of one, ``ProcessState.open_runs``

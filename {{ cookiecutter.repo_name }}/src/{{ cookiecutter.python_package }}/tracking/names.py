@@ -37,7 +37,7 @@ class Tag:
     PROCESS = "kedro.process"  # ids and start times of the processes that use the run
     # One value for each run: tells whether a request whose answer was lost has created the run.
     IDEMPOTENCY_KEY = "kedro.idempotency_key"
-    # Of a run of `kedro metrics open`, for Kedro runs that may be repeated: its `--key`.
+    # Of a run of `kedro metrics open`, for several Kedro runs: its `--key`, else a random id.
     SHARED = "kedro.shared"
     # Of a run that began in the outbox: its target store and, if its target is an external run,
     # that run's id and a mark that `kedro metrics sync` must not end the target.

@@ -46,9 +46,9 @@ def open_run(
     catalog_runs: Collection[str],
     needs_run: bool,
 ) -> TrackedRun:
-    """Open the MLflow run of a Kedro run; in the outbox, if its store is unavailable.
+    """Open the MLflow run of a Kedro run; in an outage, with ``on_outage: spool``, in the outbox.
 
-    It is among ``ProcessState.open_runs`` before anything is opened: Ctrl-C may come at any point.
+    The TrackedRun is in ``ProcessState.open_runs`` before that: Ctrl-C may come at any point.
 
     Args:
         config: The project's.
@@ -157,7 +157,7 @@ class TrackedRun:
         return self._catalog_runs[run_id].destination
 
     def log_params(self, parameters: Mapping[str, str]) -> None:
-        """Write parameters. Those that MLflow does not take are left out, with a warning."""
+        """Write parameters. A request that MLflow refuses is left out whole, with a warning."""
         from mlflow.exceptions import MlflowException
 
         if self._delivery is None or self.run is None:

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def metrics_datasets(pipeline: Pipeline, catalog: DataCatalog) -> dict[str, MlflowMetricsDataset]:
-    """The metrics datasets that the pipeline uses, by name; no other dataset is built for it."""
+    """The metrics datasets of the pipeline, by name; of others it builds only CachedDatasets."""
     found = {}
     for name in sorted(pipeline.datasets()):
         try:
@@ -155,9 +155,9 @@ def bind_sources(
 
 
 def _newest_with(wanted: Wanted, run: TrackedRun) -> dict[str, Destination]:
-    """By dataset, the run to read it from.
+    """By dataset name, the MLflow run to read.
 
-    It is the current run where it has them already, else the newest of its experiment that has.
+    It is the current run if that has keys of the dataset, else the newest run that has some.
     """
     if run.run is None or run.destination is None:
         return {}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def batch_streams(node: Node, catalog: DataCatalog, outputs: dict[str, Any]) -> None:
-    """Put other generators in the place of those in ``outputs`` that yield metrics.
+    """Wrap all generators in ``outputs``, if one of them is for a metrics dataset.
 
     In a worker a hook is called when a node's function has returned, and none when its task has
     ended; but Kedro (1.0 to 1.7) takes what a generator node's outputs yield until they end.
@@ -57,7 +57,7 @@ class _Batching:
             self._end()
 
     def _begin(self) -> None:
-        # What Ctrl-C leaves unwritten: a worker ends by os._exit, which calls this alone.
+        # For what Ctrl-C leaves unwritten: multiprocessing runs finalizers as a worker exits.
         self._at_exit = Finalize(None, self._end, exitpriority=0)
         process_state().termination.start(self._end)  # a scheduler's SIGTERM is for workers, too
         self._deliveries += [delivery_to(each).open() for each in self._destinations]

@@ -57,7 +57,7 @@ def code_of(package: str) -> str:
 
 
 def _code_in_use(package: str) -> str:
-    """As ``code_of``; of a package that was imported after an earlier call, as it was then."""
+    """As ``code_of``; of an imported package, as it was at the last call before the import."""
     import sys
     from types import ModuleType
 

@@ -32,7 +32,7 @@ class Binding:
         return key == self.key if self.key else key.startswith(self.start)
 
     def overlaps(self, other: Binding) -> bool:
-        """Whether both may write the same key, of one MLflow run."""
+        """Whether both may write the same key; their MLflow runs are not compared."""
         return self.has(other.start) or other.has(self.start)
 
     @property

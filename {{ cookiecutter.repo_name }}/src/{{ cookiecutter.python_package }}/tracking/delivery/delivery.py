@@ -170,7 +170,7 @@ def _points(metrics: Metrics, steps: Steps) -> Iterator[Point]:
 
 
 class Batcher:
-    """Writes points on a thread of its own, in their order; also those behind a refused request.
+    """Writes points on its own thread, in order; after an error, too, unless a TrackingError.
 
     ``flush`` and ``close`` return when all is written. Later calls raise an error of ``write``.
     """

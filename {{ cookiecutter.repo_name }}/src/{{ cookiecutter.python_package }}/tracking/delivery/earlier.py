@@ -29,7 +29,7 @@ class Earlier:
     def without(self, metrics: Metrics, steps: Steps) -> tuple[Metrics, Steps]:
         """The metrics without the points whose value the run had as the newest of their step.
 
-        What is written at a step is the newest there, and so is all that follows it.
+        Once a point has been written at a step, all later points of that step are written, too.
         """
         found, left = dict(metrics), dict(steps)
         with self._lock:

@@ -59,7 +59,7 @@ def open_destination(  # noqa: PLR0913
     *,
     user: object,
 ) -> tuple[Destination, Run] | tuple[None, None]:
-    """Open the resolved run: in its store or, if that does not answer, in the outbox.
+    """Open the resolved run in its store; in an outage, with ``on_outage: spool``, in the outbox.
 
     A run that the catalog names and that is not there is an error. ``new`` is None if no run is
     needed. Unless an error is raised, the process is set for the store, in the name of ``user``.
@@ -138,7 +138,7 @@ def tracking(
         with store.turns.take(START_SECONDS), start_deadline(store):
             store.open()
             try:
-                # The first request needs the credentials.
+                # The first request to a tracking server needs the credentials.
                 state.begin_tracking(store.uri, credentials, user)
                 yield  # TrackedRun.close() calls end_tracking(), also after Ctrl-C
             except Exception:
@@ -147,7 +147,7 @@ def tracking(
 
 
 def _adopt_catalogs(store: MlflowStore, run_ids: Collection[str]) -> None:
-    """The runs that the catalog names; the active run may be in another store than mlflow.yml's."""
+    """Adopt the runs that the catalog names, in mlflow.yml's store, as external runs."""
     if not run_ids:
         return
     with as_tracking_error(store.uri), start_deadline(store):

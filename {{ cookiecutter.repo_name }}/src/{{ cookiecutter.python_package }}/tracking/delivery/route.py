@@ -49,8 +49,8 @@ class Route:
     """Writes to and reads from one MLflow run.
 
     A request goes to the store directly. What the store has not confirmed within
-    ``CONFIRM_SECONDS`` is written to the outbox, and so is all that comes after it; a thread sends
-    what waits there, the oldest first, until nothing does. Without an outbox, writing raises
+    ``CONFIRM_SECONDS`` (parameters: ``RETRY_SECONDS``) goes to the outbox, with all that follows; a
+    thread sends what waits there, the oldest first. Without an outbox, writing raises
     ``StoreUnavailableError`` in an outage; with one, ``TrackingError`` if that can't be written.
     """
 

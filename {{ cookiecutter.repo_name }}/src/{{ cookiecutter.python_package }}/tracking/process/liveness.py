@@ -21,10 +21,10 @@ def process_tags() -> dict[str, str]:
 
 
 def joint_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """What changes in a run's tags as this process uses it, too; nothing, if it has none of ours.
+    """The tags to change as this process uses a run, too; none if the run has no process tag.
 
-    Such a run has a list of processes, of which it needs one. Those of several machines can't be
-    known from any of them.
+    The process tag is a list: the run is in use while one of them is alive. For processes of
+    several machines no machine can tell that.
     """
     ours = process_tags()
     if Tag.PROCESS not in tags:
@@ -71,7 +71,7 @@ def machine() -> str:
 
 
 def _began(pid: int) -> str | None:
-    """When a process began, where the system tells, for ids are used again; None if it is dead."""
+    """When a process began, for ids are used again; None if it is dead, or there is no /proc."""
     with suppress(FileNotFoundError, ProcessLookupError):
         # https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html; a name may have spaces.
         state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -36,7 +36,7 @@ class Membership:
             self._take_part()
 
     def _take_part(self) -> None:
-        """Make the run the active one of this thread: the previous task's is gone from it."""
+        """Make the run the only active one of this thread, whatever the previous task has left."""
         from mlflow import ActiveRun
         from mlflow.entities import Run, RunData, RunInfo
 

@@ -152,8 +152,8 @@ def _absolute_store_in_use() -> str | None:
 class DefaultExperiment:
     """Tells MLflow the experiment of runs in a store for which the user has named none.
 
-    MLflow asks for it when it needs it, so no store is asked before. It takes such objects from
-    plugins (``mlflow.tracking.default_experiment``), and one that fails for a warning.
+    MLflow calls this object when it needs an experiment, so no store is asked before; it is made
+    for plugins (``mlflow.tracking.default_experiment``). If it fails, MLflow only warns.
     """
 
     def __init__(self, tracking_uri: str, find: Callable[[], str]) -> None:
@@ -205,7 +205,7 @@ class DefaultStore:
     def set(self, default: Default) -> None:
         """Use this one, unless the user has pointed MLflow's functions at another store.
 
-        That of a notebook's context stays until Kedro makes the next one: whatever cells make.
+        The default of a notebook's context stays until Kedro makes the next such context.
         """
         before = self._default
         if before and before.is_notebooks and not default.is_notebooks:

@@ -109,6 +109,6 @@ def _die_of(number: int) -> None:
 def _restore_default(number: int) -> None:
     import ctypes
 
-    # signal.signal() is for the main thread alone, which may be deep in C; PyOS_setsig is not
+    # Only the main thread may call signal.signal(), and may be deep in C; any thread PyOS_setsig()
     # (https://docs.python.org/3/c-api/sys.html#c.PyOS_setsig).
     ctypes.pythonapi.PyOS_setsig(number, None)

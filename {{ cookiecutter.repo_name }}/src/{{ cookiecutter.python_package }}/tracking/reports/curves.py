@@ -11,7 +11,7 @@ _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 def curve(points: Sequence[tuple[int, float]], width: int = 60, height: int = 8) -> list[str]:
     """Lines with the curve of (step, value), with the limits of both.
 
-    Points without a number are left out.
+    Points that are NaN or infinite are left out.
     """
     points = [(step, value) for step, value in points if math.isfinite(value)]
     if not points:

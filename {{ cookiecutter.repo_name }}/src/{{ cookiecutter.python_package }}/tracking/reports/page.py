@@ -33,7 +33,7 @@ SERVER = ("-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1")
 
 
 def open_page(config: MlflowConfig, experiment: str, port: int | None, browser: bool) -> None:
-    """Open the charts of an experiment's runs; serve them until Ctrl-C, if no server does."""
+    """Open an experiment's charts; serve them until Ctrl-C, unless the store is a server."""
     page = f"#/experiments/{experiment}/runs?{VIEW}&compareRunsMode=CHART"
     uri = config.tracking_uri
     if uri.startswith("http"):

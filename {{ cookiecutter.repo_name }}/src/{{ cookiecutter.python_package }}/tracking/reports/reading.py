@@ -51,7 +51,7 @@ def access(may_look: bool = False) -> Iterator[None]:
 
 
 def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
-    """To a run without the hook: the one named here, else the active one, of the project's store.
+    """A binding made without the hook: to ``run_id`` in the project's store, or the active run.
 
     Raises:
         DatasetError: There is none.
@@ -76,10 +76,10 @@ def bound_to_read(  # noqa: PLR0913
     *,
     last: Run | None = None,
 ) -> Binding:
-    """To a run that has the metrics: as it is named (``Runs.find``), or where no pipeline runs.
+    """A binding to the run to read: the one that ``name`` means (see ``Runs.find``).
 
-    Then it is the one with this id, else the active one, else the last finished one. ``last``: the
-    run that this name means, else the newest.
+    Without a name it is the run with this id, else the active run, else the last finished one that
+    has the metrics. ``last``: the run that the name "last" means; the newest if None.
 
     Raises:
         DatasetError: There is none.
@@ -110,7 +110,7 @@ def bound_to_read(  # noqa: PLR0913
 def with_named_source(
     binding: Binding, run_id: str | None, name: str, rules: Sequence[Rule], last: Run | None
 ) -> Binding:
-    """The same, with the run of this name to read from; or with why there is none."""
+    """The binding, with the run of this name as its source; or with why there is no such run."""
     try:
         named = bound_to_read(binding.prefix, run_id, name, rules, binding.key, last=last)
     except (DatasetError, TrackingError) as error:

@@ -1,7 +1,7 @@
-"""What a metrics dataset's ``metrics`` says of its metrics: which is better, and how far from it.
+"""A metrics dataset's ``metrics``: which values are better, and the limits that they must meet.
 
-Pure functions, without MLflow. The words are those of MLflow's ``MetricThreshold`` where it has
-them (mlflow/models/evaluation/validation.py).
+Imports no MLflow. The words are those of MLflow's ``MetricThreshold`` where that class has them
+(mlflow/models/evaluation/validation.py).
 """
 
 from __future__ import annotations
@@ -121,9 +121,9 @@ class Owner(NamedTuple):
 
 
 def by_owner(owners: Iterable[Owner]) -> list[Rule]:
-    """The rules, the first of which that matches a key is of the dataset that writes it.
+    """The rules in such an order that the first match of a key is from the dataset that writes it.
 
-    It is one that says nothing, where the dataset says nothing of that key.
+    If that dataset has no rule for the key, the first match is an empty rule, added here.
     """
     owners = sorted(owners, key=_precedence)
     starts = [owner.start for owner in owners if owner.rules]
@@ -194,8 +194,8 @@ def limits(
 ) -> list[Limit]:
     """How a run's values meet the limits; without a baseline those against one are met.
 
-    A metric that the run has to have, for it has others of that dataset, does not meet them. Of one
-    without a prefix these are others that it has rules for: any key may be another's.
+    A metric that the run lacks does not meet its limits, if the run has others of the same dataset;
+    for a dataset without a prefix, others with a rule: the rest may be another dataset's.
     """
     rules = tuple(rules)
     found = [(key, rule) for key in sorted(values) if (rule := rule_of(key, rules))]

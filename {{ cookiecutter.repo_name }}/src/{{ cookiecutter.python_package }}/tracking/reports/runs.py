@@ -67,7 +67,7 @@ class Runs:
 
     @property
     def experiment(self) -> str:
-        """The id of the experiment; a NotFoundError if there is no run yet."""
+        """The id of the experiment; a NotFoundError if the store does not have it yet."""
         if self._experiment is None:
             path, name = sqlite_path(self.store.uri), self._config.experiment
             found = None
@@ -105,14 +105,14 @@ class Runs:
         return self._first(found, f"no run {name!r}")
 
     def newest(self, count: int, pipeline: str = "") -> list[Run]:
-        """So many of the newest runs, or fewer; nested runs don't count. At least one is there."""
+        """So many of the newest runs that are not nested, or fewer; a NotFoundError if none is."""
         search = f"tags.`{Tag.PIPELINE}` = {_quoted(pipeline)}" if pipeline else ""
         found = self._search(search, count)
         self._first(found, f"no runs of the pipeline {pipeline!r}" if pipeline else "no runs")
         return found
 
     def children(self, run: Run) -> list[Run]:
-        """The runs within a run, which has at least one."""
+        """The runs within a run; a NotFoundError if there is none."""
         search = f"tags.`{Tag.PARENT_RUN}` = '{run.info.run_id}'"
         found = self.store.search_runs(search, self.experiment)
         self._first(found, f"no runs within {run.info.run_name} ({run.info.run_id[:8]})")

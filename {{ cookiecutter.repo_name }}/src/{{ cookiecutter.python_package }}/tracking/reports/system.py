@@ -56,7 +56,7 @@ class Monitor(threading.Thread):
             self._step = 1 + max((s for key, s in steps if key.startswith(SYSTEM)), default=-1)
 
     def run(self) -> None:
-        """Sample until the end, and once more then."""
+        """Sample until the end; then send what has been collected."""
         samples = self._monitor.samples_before_logging
         try:
             while not self._ended.is_set():
@@ -69,7 +69,7 @@ class Monitor(threading.Thread):
             logger.warning("System metrics are no longer logged: %s", reason(error))
 
     def end(self) -> None:
-        """Return when the last sample is on its way."""
+        """Return when the last sample is on its way, or after 5 s."""
         self._ended.set()
         self.join(5)
 

@@ -1,1 +1,1 @@
-"""What stands in a text: secrets, in time linear in its length; and the URIs of stores. Pure."""
+"""What stands in a text: secrets, in time linear in its length; and the URIs of stores."""

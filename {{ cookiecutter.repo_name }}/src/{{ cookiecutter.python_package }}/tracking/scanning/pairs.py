@@ -142,7 +142,7 @@ def _end_of_string(text: str, opening: "re.Match[str]") -> int:
     """The end of a string, its quote included; the text's, if it has none.
 
     In a string that is itself in a string, and so on, quotes have 1, 3, 7 ... backslashes before
-    them; each one that belongs to the string has more by an odd number of times one more.
+    them. Where the quotes at the ends have n, one within has n + m * (n + 1), for an odd m.
     """
     escapes = len(opening["escapes"])
     for quote in _QUOTE.finditer(text, opening.end()):

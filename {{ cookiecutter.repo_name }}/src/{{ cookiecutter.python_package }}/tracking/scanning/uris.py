@@ -85,6 +85,6 @@ def charts(tracking_uri: str, experiment: str, run_id: str, options: str) -> lis
     page = f"#/experiments/{experiment}/runs/{run_id}/model-metrics?{VIEW}"
     if tracking_uri.startswith("http"):
         return ["Its charts:", f"{tracking_uri.rstrip('/')}/{page}"]
-    if "://" in tracking_uri:  # a database
+    if "://" in tracking_uri:  # a database, or a folder by file://
         return [f"Its charts, with `kedro metrics ui{options}`:", f"{LOCAL_PAGE}/{page}"]
     return []

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 LEAST_SECONDS = 0.5  # for a request
 # The key of PostgreSQL's advisory lock: "mlflow" in ASCII. Each database has locks of its own;
-# MariaDB and MySQL have one for all.
+# MariaDB's and MySQL's locks are the server's: their names have a hash of the database's name.
 LOCK = 0x6D6C666C6F77
 _LOCK_POSTGRES = (
     f"SET LOCAL lock_timeout = '{CREATE_SECONDS:.0f}s'",

@@ -34,7 +34,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
 
 
 class Retry:
-    """Retries requests until this thread's deadline or, without one, the soonest of any thread."""
+    """Retries requests until this thread's deadline or, without one, for ``RETRY_SECONDS``."""
 
     def __init__(self) -> None:
         self.answers = 0  # how many requests the store has answered
@@ -72,7 +72,7 @@ class Retry:
                     if len(self._deadlines) > 1:
                         postpone(dict(self._deadlines))
                     return answer
-                # Many processes don't come at once; the user may have seeded `random`'s own.
+                # Random, so that processes don't retry in step; the user may have seeded `random`.
                 time.sleep(wait * SystemRandom().uniform(0.5, 1))
                 wait = min(wait * 2, LONGEST_WAIT)
 
@@ -100,7 +100,7 @@ class MlflowStore:
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.is_open = False  # this process has seen that the store is there and whole
+        self.is_open = False  # seen to be whole; a tracking server counts as open, unasked
         self.retry = Retry()
         self.deadline = self.retry.deadline
         self.turns = Turns(lambda: self.retry.answers)
@@ -179,7 +179,7 @@ class MlflowStore:
         return self.call(lambda client: queries.search_runs(client, search, experiment, newest))
 
     def end_run(self, run_id: str, status: str, end_time: int = 0) -> None:
-        """Write a run's end: FINISHED, FAILED or KILLED, in milliseconds since the epoch or now."""
+        """Write a run's end: its status, and its time in ms since the epoch (0: now)."""
         end_time = end_time or time.time_ns() // 1_000_000
         self.call(lambda client: end_run(client, run_id, status, end_time))
 

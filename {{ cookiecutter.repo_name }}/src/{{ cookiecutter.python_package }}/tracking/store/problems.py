@@ -103,7 +103,7 @@ def database_problem(driver: BaseException) -> Problem | None:
 
 
 def is_transient_in_database(driver: BaseException) -> bool:
-    """Whether a driver's error may pass by itself."""
+    """Whether a driver's error is transient."""
     number, state, text = _code(driver)
     sqlite = sys.modules.get("sqlite3")
     if sqlite and isinstance(driver, sqlite.Error):  # not a full disk, nor a read-only file

@@ -182,7 +182,7 @@ def _newest_runs(
 def _query_newest(
     store: Any, experiment: str, most: int, finished: bool
 ) -> Iterator[tuple[str, Iterable[str]]]:
-    """The same from an SQL store, without parameters and tags."""
+    """As ``_newest_runs``, from an SQL store, without parameters and tags."""
     from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun
 
     with store.ManagedSessionMaker() as session:
@@ -222,7 +222,7 @@ def histories(client: MlflowClient, run_id: str, start: str) -> History:
 
 
 def _query(store: Any, run_id: str, start: str) -> History:
-    """The same from an SQL store, in one query and without MLflow's object for each row."""
+    """As ``histories``, from an SQL store: one query, without MLflow's object for each row."""
     from mlflow.store.tracking.dbmodels.models import SqlMetric as Row
 
     found: History = {}

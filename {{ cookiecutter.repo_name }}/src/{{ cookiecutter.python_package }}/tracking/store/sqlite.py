@@ -89,7 +89,7 @@ def _make(path: Path) -> None:
 
 
 def upgrade(path: Path) -> Path | None:
-    """Migrate an older MLflow's store; returns the copy made before, None if it is not older.
+    """Migrate an older MLflow's store; returns the copy made before, None if it is up to date.
 
     Raises:
         TrackingError: It is not a store of an older MLflow; or the migration failed, and the file
