@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -219,6 +220,20 @@ def test_a_refused_login_is_tried_once(lab: Lab, server: Database, empty: str) -
     assert "wrong-password" not in message
     assert "start it" not in message
     assert wait_until(lambda: refusals_in(server) - before) == 1
+
+
+@pytest.mark.slow
+def test_the_password_may_be_among_the_credentials(lab: Lab, postgres: Postgres, name: str) -> None:
+    """PostgreSQL takes it from the environment, also when the store is looked at first."""
+    postgres.execute(f"CREATE DATABASE {name}")
+    lab.add("local/credentials.yml", f"store: {{PGPASSWORD: {PASSWORD}}}\n")
+    lab.configure(tracking_uri=postgres.uri(name, password=""), credentials="store")
+
+    lab.run("everything", node_names=["a"])
+
+    (run,) = runs_of(postgres.uri(name))
+    assert run.info.status == "FINISHED"
+    assert "PGPASSWORD" not in os.environ
 
 
 @pytest.mark.slow

@@ -136,7 +136,8 @@ def tracking(
     with as_tracking_error(store.uri, ways_out):
         require_mlflow(store.uri)  # before a turn, in which the store is expected to answer
         with store.turns.take(START_SECONDS), start_deadline(store):
-            store.open()
+            with state.environment.lent(credentials):  # PGPASSWORD, say
+                store.open()
             try:
                 # The first request to a tracking server needs the credentials.
                 state.begin_tracking(store.uri, credentials, user)

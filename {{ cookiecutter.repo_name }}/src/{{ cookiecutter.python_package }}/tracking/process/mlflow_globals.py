@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,15 @@ class LentVariables:
             self._users = +self._users
             unused = variables.keys() & self._before.keys() - self._users.keys()
             set_environment({name: self._before.pop(name) for name in unused})
+
+    @contextmanager
+    def lent(self, variables: Mapping[str, str]) -> Iterator[None]:
+        """Set variables within the block."""
+        try:
+            self.lend(variables)
+            yield
+        finally:
+            self.take_back(variables)
 
 
 def user_environment() -> dict[str, str]:

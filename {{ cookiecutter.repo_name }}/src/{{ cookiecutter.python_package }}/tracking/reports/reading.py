@@ -43,11 +43,8 @@ def access(may_look: bool = False) -> Iterator[None]:
     if config is None and may_look and not state.open_runs:
         config = _project_config()
     credentials = config.credentials if config else {}
-    try:
-        state.environment.lend(credentials)
+    with state.environment.lent(credentials):
         yield
-    finally:
-        state.environment.take_back(credentials)
 
 
 def unbound(prefix: str, run_id: str | None, key: str | None) -> Binding:
