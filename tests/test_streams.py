@@ -181,7 +181,7 @@ def test_a_flush_that_is_interrupted_leaves_the_batching_as_it_was(
     sink.open.set()
     wait_until(lambda: sink.requests)
     batcher.add([2])  # type: ignore[list-item]
-    threading.Event().wait(0.3)  # one that does not wait would write it
+    threading.Event().wait(0.3)  # a batcher that does not wait would write it
     batcher.add([3])  # type: ignore[list-item]
     batcher.close()
 

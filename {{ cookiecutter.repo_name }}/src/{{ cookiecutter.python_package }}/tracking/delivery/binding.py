@@ -16,7 +16,7 @@ class Binding:
     prefix: str  # what its keys begin with
     separator: str  # stands between the prefix and a metric's name
     destination: Destination | None  # the MLflow run; None where tracking is off
-    sources: tuple[Destination, ...] = ()  # ``load`` reads the first with points
+    sources: tuple[Destination, ...] = ()  # ``load`` reads the first with keys; (): destination
     overlapping: tuple[str, ...] = ()  # other metrics datasets that may write the same keys
     key: str | None = None  # of its only metric
     no_source: str = ""  # why the run to read from, which ``load_args`` name, was not found

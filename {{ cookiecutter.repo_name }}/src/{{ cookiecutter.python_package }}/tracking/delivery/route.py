@@ -40,7 +40,7 @@ class Destination:
     tracking_uri: str = field(repr=False)
     run_id: str
     outbox: Outbox | None = None
-    is_external: bool = False  # given by the caller, who ends it
+    is_external: bool = False  # was there before; who opened the run ends it
     may_repeat: bool = False  # an earlier try may have written to it; its points are left out
     attempt_id: str = ""  # of a try of a node on a cluster; each try counts its own steps
 

@@ -161,8 +161,8 @@ def _absolute_store_in_use() -> str | None:
 class DefaultExperiment:
     """Tells MLflow the experiment of runs in a store for which the user has named none.
 
-    MLflow calls this object when it needs an experiment, so no store is asked before; it is made
-    for plugins (``mlflow.tracking.default_experiment``). If it fails, MLflow only warns.
+    MLflow calls this object when it needs an experiment, so no store is asked before. MLflow takes
+    such objects from plugins (``mlflow.tracking.default_experiment``), and only warns if one fails.
     """
 
     def __init__(self, tracking_uri: str, find: Callable[[], str]) -> None:
